@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.bench import Bench, Case
-from benchmarks.cases import daily, unchanged
+from benchmarks.cases import bulk, daily, full, media, neighbour, unchanged, users
 from benchmarks.collections import Store
 from benchmarks.report import CaseResult
 from benchmarks.servers import COMMANDS, REPOSITORY
@@ -18,6 +18,11 @@ from benchmarks.servers import COMMANDS, REPOSITORY
 ALL: list[Case] = [
     *unchanged.CASES,
     *daily.CASES,
+    *bulk.CASES,
+    *full.CASES,
+    *media.CASES,
+    *users.CASES,
+    *neighbour.CASES,
 ]
 
 

@@ -185,6 +185,10 @@ class Device:
     def close(self) -> None:
         self.connection.close()
 
+    def reconnect(self) -> None:
+        self.connection.close()
+        self.connection = Connection(self.port)
+
     def new_session(self) -> None:
         """A new session key: one for each operation."""
         letters = string.ascii_letters + string.digits

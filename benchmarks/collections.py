@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import zstandard
+from tests.clients.environments import NEWEST
 
 from benchmarks.client import Counts, Pending, Replica, Row, device, download
-from benchmarks.servers import ANKI_VERSION, Server, running
+from benchmarks.servers import Server, running
 
 GENERATION = 1
 """Raised when the files made here change; part of their names."""
@@ -57,7 +58,7 @@ class Store:
 
     def template(self) -> Path:
         """A fresh collection as the official server makes it."""
-        target = self.folder / f"template-{ANKI_VERSION}.anki2"
+        target = self.folder / f"template-{NEWEST}.anki2"
         if not target.exists():
             frame = target.with_suffix(".zst")
             server = Server("template", "official", self.folder / "template", {"u": "p"})

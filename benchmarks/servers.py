@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
+
+from tests.clients.environments import NEWEST, interpreter
 
 from benchmarks.client import Connection
 from benchmarks.measure import Tree
 
-ANKI_VERSION = "26.9.3"
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -24,22 +24,8 @@ class ServerError(Exception):
     """A server did not start, or died."""
 
 
-@cache
-def official_python() -> Path:
-    """The interpreter of a virtualenv with the official server, made at the first use."""
-    folder = Path.home() / ".cache" / "cardkeep-tests" / f"anki-{ANKI_VERSION}"
-    python = folder / "bin" / "python"
-    if not (folder / "bin" / "python").exists():
-        print(f"installing anki {ANKI_VERSION} in {folder}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run(
-            [str(python), "-m", "pip", "install", "-q", f"anki=={ANKI_VERSION}"], check=True
-        )
-    return python
-
-
 def _official_command() -> list[str]:
-    return [str(official_python()), "-m", "anki.syncserver"]
+    return [str(interpreter(NEWEST)), "-m", "anki.syncserver"]
 
 
 def _cardkeep_command() -> list[str]:
@@ -139,12 +125,12 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(servers: Sequence[Server]) -> Iterator[Sequence[Server]]:
+def running(servers: Sequence[Server], *, settle: bool = True) -> Iterator[Sequence[Server]]:
     """Starts the servers, and ends them whatever happens."""
     try:
         for server in servers:
             server.start()
-        for server in servers:
+        for server in servers if settle else ():
             server.tree.settle()
         yield servers
     finally:

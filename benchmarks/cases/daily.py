@@ -20,11 +20,12 @@ HUGE = Shape(500_000, 2_500_000, 150)
 class Pair:
     """Two devices of one user on one server."""
 
-    def __init__(self, server: Server, start: Replica) -> None:
+    def __init__(self, server: Server, start: Replica, user: str = "ana") -> None:
         self.server = server
+        self.user = user
         self.keys = []
         for _ in range(2):
-            with device(server.port, "ana", PASSWORD) as client:
+            with device(server.port, user, PASSWORD) as client:
                 self.keys.append(client.key)
         self.replicas = [start, start]
 
@@ -33,7 +34,7 @@ class Pair:
     ) -> tuple[Usage, Received]:
         """A whole sync of one of the devices, over a connection of its own."""
         with measured(self.server.tree, settle=settle) as usage:
-            with device(self.server.port, "ana", key=self.keys[number]) as client:
+            with device(self.server.port, self.user, key=self.keys[number]) as client:
                 client.latencies = latencies
                 self.replicas[number], received = _timed_sync(
                     client, self.replicas[number], pending
@@ -41,12 +42,12 @@ class Pair:
         return usage, received
 
     def push_and_fetch(
-        self, pending: Pending, latencies: tuple[Latencies, Latencies]
+        self, pending: Pending, latencies: tuple[Latencies, Latencies], *, settle: bool = True
     ) -> tuple[Usage, Usage]:
         """The first device's changes reach the second, and nothing else does."""
-        push, back = self.step(0, pending, latencies[0])
+        push, back = self.step(0, pending, latencies[0], settle=settle)
         expect(not (back.revlog or back.cards or back.notes), "rows sent to their sender")
-        fetch, received = self.step(1, Pending(), latencies[1])
+        fetch, received = self.step(1, Pending(), latencies[1], settle=settle)
         for sent, came in (
             (pending.revlog, received.revlog),
             (pending.cards, received.cards),
