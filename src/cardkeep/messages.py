@@ -51,6 +51,7 @@ class Caller:
     session_key: str
     client: str
     address: str
+    host_key: str = field(default="", repr=False)
 
 
 # --- client to server: collection -------------------------------------------------------

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The `cards` table."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from cardkeep.collection.rows import by_id
+from cardkeep.messages import Row
+
+# Buried cards go back to the queue of their type; learning cards are due at a time in
+# seconds or, when the step crosses a day, at a day number (docs/sync-protocol.md, 6.9).
+_QUEUE_OF_TYPE = """
+    CASE type
+        WHEN 0 THEN 0
+        WHEN 2 THEN 2
+        ELSE CASE WHEN due > 1000000000 THEN 1 ELSE 3 END
+    END
+"""
+
+
+def ids_since(db: sqlite3.Connection, min_usn: int) -> list[int]:
+    """Ids of cards that a client at `min_usn` has not seen."""
+    return [row[0] for row in db.execute("SELECT id FROM cards WHERE usn >= ?", (min_usn,))]
+
+
+def existing(db: sqlite3.Connection, ids: Sequence[int]) -> set[int]:
+    """Those of `ids` that exist."""
+    return {row[0] for row in by_id(db, "SELECT id FROM cards WHERE id IN ({places})", ids)}
+
+
+def read(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+    """The cards that exist among `ids`, as rows.
+
+    Columns in which a client reads a real or a text as a number are given as one.
+    """
+    return by_id(
+        db,
+        """
+        SELECT id, nid, did, ord, cast(mod AS integer), usn, type, queue,
+            cast(due AS integer), cast(ivl AS integer), factor, reps, lapses, left,
+            cast(odue AS integer), odid, flags, data
+        FROM cards WHERE id IN ({places})
+        """,
+        ids,
+    )
+
+
+def merge(db: sqlite3.Connection, rows: Sequence[Row], *, min_usn: int, usn: int) -> None:
+    """Stores received cards under `usn`, unless the server's own is newer.
+
+    The server's own is newer if the client has not seen it (`usn >= min_usn`) and its
+    time is later. On a tie the client's wins, since the client keeps and sends its own.
+
+    A card hardly ever changes its note. Naming `nid` among the columns to update would
+    rewrite its index entry each time, so it is set apart, only where it differs.
+    """
+    db.executemany(
+        f"""
+        INSERT INTO cards VALUES (?, ?, ?, ?, ?, {usn:d}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        ON CONFLICT (id) DO UPDATE SET
+            did = excluded.did,
+            ord = excluded.ord,
+            mod = excluded.mod,
+            usn = excluded.usn,
+            type = excluded.type,
+            queue = excluded.queue,
+            due = excluded.due,
+            ivl = excluded.ivl,
+            factor = excluded.factor,
+            reps = excluded.reps,
+            lapses = excluded.lapses,
+            left = excluded.left,
+            odue = excluded.odue,
+            odid = excluded.odid,
+            flags = excluded.flags,
+            data = excluded.data
+        WHERE NOT (cards.usn >= {min_usn:d} AND cards.mod > excluded.mod)
+        """,
+        [(*row[:5], *row[6:]) for row in rows],
+    )
+    db.executemany(
+        f"UPDATE cards SET nid = ?1 WHERE id = ?2 AND nid != ?1 AND usn = {usn:d} AND mod = ?3",
+        [(row[1], row[0], row[4]) for row in rows],
+    )
+
+
+def delete(db: sqlite3.Connection, ids: Iterable[int]) -> int:
+    """Deletes cards; returns how many there were."""
+    return max(db.executemany("DELETE FROM cards WHERE id = ?", [(i,) for i in ids]).rowcount, 0)
+
+
+def unbury(db: sqlite3.Connection) -> None:
+    """Gives buried cards back their queue, without changing `mod` or `usn`, as clients do."""
+    db.execute(f"UPDATE cards SET queue = {_QUEUE_OF_TYPE} WHERE queue IN (-2, -3)")
+
+
+# --- what crossing changes can break ----------------------------------------------------
+#
+# Each of these starts from what was deleted or changed since the client's `min_usn`, so
+# that its cost follows the change.
+
+
+def of_deleted_notes(db: sqlite3.Connection, min_usn: int) -> list[int]:
+    """Ids of cards whose note was deleted since `min_usn`."""
+    rows = db.execute(
+        """
+        SELECT cards.id
+        FROM graves CROSS JOIN cards ON cards.nid = graves.oid
+        WHERE graves.usn >= ? AND graves.type = 1
+            AND NOT EXISTS (SELECT 1 FROM notes WHERE notes.id = cards.nid)
+        """,
+        (min_usn,),
+    )
+    return [row[0] for row in rows]
+
+
+def of_deleted_decks(db: sqlite3.Connection, min_usn: int) -> list[int]:
+    """Ids of cards whose deck, or home deck, was deleted since `min_usn`."""
+    rows = db.execute(
+        """
+        SELECT cards.id
+        FROM graves CROSS JOIN cards ON cards.did = graves.oid
+        WHERE graves.usn >= ?1 AND graves.type = 2
+            AND NOT EXISTS (SELECT 1 FROM decks WHERE decks.id = graves.oid)
+        UNION
+        SELECT cards.id
+        FROM graves CROSS JOIN cards ON cards.odid = graves.oid AND cards.odid != 0
+        WHERE graves.usn >= ?1 AND graves.type = 2
+            AND NOT EXISTS (SELECT 1 FROM decks WHERE decks.id = graves.oid)
+        """,
+        (min_usn,),
+    )
+    return [row[0] for row in rows]
+
+
+def give_deck(db: sqlite3.Connection, ids: Iterable[int], *, mod: int, usn: int) -> None:
+    """Gives cards of missing decks one that exists.
+
+    A card of a deleted filtered deck goes home, as if the deck had been emptied; where
+    the home is gone too, and for every other card, that is the default deck.
+    """
+    for card in ids:
+        db.execute(
+            f"""
+            UPDATE cards SET
+                due = CASE WHEN odid != 0 AND odue != 0 THEN odue ELSE due END,
+                queue = CASE
+                    WHEN odid = 0 OR queue < 0 THEN queue
+                    WHEN type = 0 THEN 0
+                    WHEN type = 2 THEN 2
+                    WHEN (CASE WHEN odue != 0 THEN odue ELSE due END) > 1000000000 THEN 1
+                    ELSE 3
+                END,
+                did = CASE WHEN odid IN (SELECT id FROM decks) THEN odid ELSE 1 END,
+                odue = 0,
+                odid = 0,
+                mod = {mod:d},
+                usn = {usn:d}
+            WHERE id = ? AND did NOT IN (SELECT id FROM decks)
+            """,
+            (card,),
+        )
+        db.execute(
+            f"""
+            UPDATE cards SET odid = 1, mod = {mod:d}, usn = {usn:d}
+            WHERE id = ? AND odid != 0 AND odid NOT IN (SELECT id FROM decks)
+            """,
+            (card,),
+        )
+
+
+def twins(db: sqlite3.Connection, *, min_usn: int, usn: int) -> list[int]:
+    """Ids of surplus cards: a note has one card for each `ord`.
+
+    A device made one under `usn`, another one between `min_usn` and that. The one that
+    was studied more is kept, then the older one.
+    """
+    rows = db.execute(
+        """
+        SELECT mine.id, mine.reps, theirs.id, theirs.reps
+        FROM cards AS theirs CROSS JOIN cards AS mine
+            ON mine.nid = theirs.nid AND mine.ord = theirs.ord AND mine.id != theirs.id
+        WHERE theirs.usn >= ?1 AND theirs.usn < ?2 AND mine.usn = ?2
+        """,
+        (min_usn, usn),
+    )
+    return [
+        max((-mine_reps, mine), (-their_reps, theirs))[1]
+        for mine, mine_reps, theirs, their_reps in rows
+    ]

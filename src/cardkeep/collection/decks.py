@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The `decks` table; names are unique under the unicase collation."""
+
+import sqlite3
+from collections.abc import Iterable
+
+from cardkeep.records.deck import Deck
+
+_COLUMNS = "id, name, mtime_secs, usn, common, kind"
+
+
+def since(db: sqlite3.Connection, min_usn: int) -> list[Deck]:
+    """Decks that a client at `min_usn` has not seen."""
+    rows = db.execute(f"SELECT {_COLUMNS} FROM decks WHERE usn >= ?", (min_usn,))
+    return [Deck(*row) for row in rows]
+
+
+def get(db: sqlite3.Connection, deck_id: int) -> Deck | None:
+    """One deck."""
+    row = db.execute(f"SELECT {_COLUMNS} FROM decks WHERE id = ?", (deck_id,)).fetchone()
+    return None if row is None else Deck(*row)
+
+
+def named(db: sqlite3.Connection, name: str) -> Deck | None:
+    """The deck of that native name, compared as the collation does."""
+    row = db.execute(f"SELECT {_COLUMNS} FROM decks WHERE name = ?", (name,)).fetchone()
+    return None if row is None else Deck(*row)
+
+
+def put(db: sqlite3.Connection, deck: Deck) -> None:
+    """Stores a deck, new or in place of the one with its id."""
+    db.execute(
+        """
+        INSERT INTO decks VALUES (?, ?, ?, ?, ?, ?)
+        ON CONFLICT (id) DO UPDATE SET
+            name = excluded.name,
+            mtime_secs = excluded.mtime_secs,
+            usn = excluded.usn,
+            common = excluded.common,
+            kind = excluded.kind
+        """,
+        (deck.id, deck.name, deck.mtime_secs, deck.usn, deck.common, deck.kind),
+    )
+
+
+def rename(db: sqlite3.Connection, deck_id: int, name: str, *, mtime: int, usn: int) -> None:
+    """Gives a deck another native name."""
+    db.execute(
+        "UPDATE decks SET name = ?, mtime_secs = ?, usn = ? WHERE id = ?",
+        (name, mtime, usn, deck_id),
+    )
+
+
+def delete(db: sqlite3.Connection, ids: Iterable[int]) -> int:
+    """Deletes decks, and only them; returns how many there were."""
+    return max(db.executemany("DELETE FROM decks WHERE id = ?", [(i,) for i in ids]).rowcount, 0)

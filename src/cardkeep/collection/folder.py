@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Where a user's things are: the official server's names, and ours below `.cardkeep`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class UserFolder:
+    """The folder of one user (docs/design.md, section 4)."""
+
+    root: Path
+
+    @property
+    def collection(self) -> Path:
+        """The collection, schema 18, as the official server names it."""
+        return self.root / "collection.anki2"
+
+    @property
+    def ours(self) -> Path:
+        """Everything that only cardkeep reads."""
+        return self.root / ".cardkeep"
+
+    @property
+    def session(self) -> Path:
+        """The state of the live sync; its inode never changes, so it is also the user's lock."""
+        return self.ours / "session"
+
+    @property
+    def journal(self) -> Path:
+        """What the client of the live sync sent."""
+        return self.ours / "journal"
+
+    @property
+    def outgoing(self) -> Path:
+        """The ids that the live sync still has to send."""
+        return self.ours / "outgoing"
+
+    @property
+    def layout(self) -> Path:
+        """The number of fields of each notetype, as the live sync will see them."""
+        return self.ours / "layout"
+
+    @property
+    def counts(self) -> Path:
+        """The number of rows of each kind, and the state for which they hold."""
+        return self.ours / "counts"
+
+    def brought(self, device: str) -> Path:
+        """The reviews that the last sync of an old client brought."""
+        return self.ours / f"brought-{device}"
+
+    def make(self) -> None:
+        """Creates the folder and ours in it; readable by the server's own user only."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.ours.mkdir(mode=0o700, exist_ok=True)

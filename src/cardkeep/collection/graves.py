@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The `graves` table: what was deleted, and under which usn."""
+
+import sqlite3
+from collections.abc import Iterable
+
+from cardkeep.messages import Graves
+
+CARD, NOTE, DECK = 0, 1, 2
+
+
+def since(db: sqlite3.Connection, min_usn: int) -> Graves:
+    """The deletions that a client at `min_usn` has not heard of."""
+    found: dict[int, list[int]] = {CARD: [], NOTE: [], DECK: []}
+    for oid, kind in db.execute("SELECT oid, type FROM graves WHERE usn >= ?", (min_usn,)):
+        found[kind].append(oid)
+    return Graves(cards=found[CARD], notes=found[NOTE], decks=found[DECK])
+
+
+def bury(db: sqlite3.Connection, kind: int, ids: Iterable[int], usn: int) -> None:
+    """Records deletions under `usn`.
+
+    A grave that exists gets the new usn too: otherwise the second deletion of a
+    re-created object would not be passed on (docs/sync-protocol.md, 6.1).
+    """
+    db.executemany(
+        """
+        INSERT INTO graves (oid, type, usn) VALUES (?, ?, ?)
+        ON CONFLICT (oid, type) DO UPDATE SET usn = excluded.usn
+        """,
+        [(oid, kind, usn) for oid in ids],
+    )

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The `col` row: the five numbers that drive syncing (docs/sync-protocol.md, beginning)."""
+
+import sqlite3
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """`mod`, `scm`, `ls` in ms, `crt` in s."""
+
+    crt: int
+    mod: int
+    scm: int
+    usn: int
+    ls: int
+
+
+def read(db: sqlite3.Connection) -> Header:
+    """The row as it is now."""
+    row = db.execute("SELECT crt, mod, scm, usn, ls FROM col").fetchone()
+    return Header(*row)
+
+
+def summary(db: sqlite3.Connection) -> tuple[int, int, int, bool]:
+    """`mod`, `scm`, `usn` and whether there is no card: what `meta` tells, in one look."""
+    mod, scm, usn, empty = db.execute(
+        "SELECT mod, scm, usn, NOT EXISTS (SELECT 1 FROM cards) FROM col"
+    ).fetchone()
+    return mod, scm, usn, bool(empty)
+
+
+def set_synced(db: sqlite3.Connection, *, mod: int, ls: int, usn: int) -> None:
+    """Writes what a finished sync leaves behind."""
+    db.execute("UPDATE col SET mod = ?, ls = ?, usn = ?", (mod, ls, usn))
+
+
+def set_crt(db: sqlite3.Connection, crt: int) -> None:
+    """Takes over the client's creation day, in s."""
+    db.execute("UPDATE col SET crt = ?", (crt,))

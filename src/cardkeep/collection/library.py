@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Lends a user's collection to one holder at a time.
+
+A few connections stay open between loans, since opening one costs as much as a whole
+small request; none is needed. Everything that may take long and that nobody waits for
+(closing, and writing the WAL back into the collection) is done by one thread of its own.
+"""
+
+import logging
+import os
+import queue
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cardkeep.collection import database
+from cardkeep.collection.folder import UserFolder
+from cardkeep.collection.schema.create import create
+from cardkeep.collection.session_file import SessionFile
+from cardkeep.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+# As many pages as SQLite itself lets pile up (1,000 of 4 KiB); the official server too.
+_WAL_LIMIT = 4 * 1024 * 1024
+_CLOSE_IDLE_AFTER = 60.0
+
+
+@dataclass(slots=True)
+class _Open:
+    """A connection and the file that it was opened on."""
+
+    db: sqlite3.Connection
+    file: tuple[int, int]
+
+
+class Library:
+    """The collections below a base folder, one folder a user."""
+
+    def __init__(self, base: Path, *, now_ms: Callable[[], int], keep_open: int = 24) -> None:
+        self._base = base
+        self._now_ms = now_ms
+        self._keep_open = keep_open
+        self._idle: OrderedDict[str, _Open] = OrderedDict()
+        self._guard = threading.Lock()
+        self._chores: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._housekeeper = threading.Thread(target=self._keep_house, name="library", daemon=True)
+        self._housekeeper.start()
+
+    def folder(self, user: str) -> UserFolder:
+        """Where the user's things are."""
+        return UserFolder(self._base / user)
+
+    def is_warm(self, user: str) -> bool:
+        """Whether a loan would find an open connection, and so be certainly short."""
+        return user in self._idle
+
+    @contextmanager
+    def lend(self, user: str, *, heavy: bool = False) -> Iterator[sqlite3.Connection]:
+        """An open collection, made if the user has none yet.
+
+        After a `heavy` loan the pages that it read are given back to the system. A
+        transaction that is still open at the end is rolled back.
+        """
+        held = self._take(user) or self._open(user)
+        try:
+            yield held.db
+        except sqlite3.OperationalError as error:
+            raise _explained(error) from error
+        finally:
+            if held.db.in_transaction:
+                held.db.execute("ROLLBACK")
+            if heavy:
+                held.db.execute("PRAGMA shrink_memory")
+            self._give_back(user, held)
+
+    def settle(self, user: str) -> None:
+        """Has the WAL written back into the collection, later, if it has grown long."""
+        wal = f"{self.folder(user).collection}-wal"
+        with suppress(FileNotFoundError):
+            if os.stat(wal).st_size > _WAL_LIMIT:  # noqa: PTH116 (once a sync; Path is slow)
+                self._chores.put(lambda: self._checkpoint(user))
+
+    def close(self) -> None:
+        """Closes everything; the collections are then complete files without a WAL."""
+        self._chores.put(None)
+        self._housekeeper.join()
+        with self._guard:
+            idle = list(self._idle.values())
+            self._idle.clear()
+        for held in idle:
+            database.close(held.db)
+
+    # --- loans --------------------------------------------------------------------------
+
+    def _take(self, user: str) -> _Open | None:
+        with self._guard:
+            held = self._idle.pop(user, None)
+        if held is None or held.file == _identity(self.folder(user).collection):
+            return held
+        self._chores.put(lambda: database.close(held.db))
+        return None
+
+    def _open(self, user: str) -> _Open:
+        path = self.folder(user).collection
+        identity = _identity(path)
+        if identity is None:
+            self._make(user)
+            identity = _identity(path)
+        if identity is None:
+            raise Unavailable(f"{path} vanished while it was opened")
+        try:
+            return _Open(database.connect(path), identity)
+        except sqlite3.OperationalError as error:
+            raise _explained(error) from error
+
+    def _make(self, user: str) -> None:
+        """Makes a fresh collection, unless another request just did."""
+        folder = self.folder(user)
+        folder.make()
+        with SessionFile(folder, wait=True):
+            if folder.collection.exists():
+                return
+            aside = folder.ours / "new.anki2"
+            aside.unlink(missing_ok=True)
+            create(aside, self._now_ms())
+            _flush(aside)
+            aside.rename(folder.collection)
+            _flush(folder.root)
+
+    def _give_back(self, user: str, held: _Open) -> None:
+        surplus: list[_Open] = []
+        with self._guard:
+            if user in self._idle:
+                surplus.append(held)
+            else:
+                self._idle[user] = held
+            while len(self._idle) > self._keep_open:
+                surplus.append(self._idle.popitem(last=False)[1])
+        for one in surplus:
+            self._chores.put(lambda one=one: database.close(one.db))  # type: ignore[misc]
+
+    # --- chores -------------------------------------------------------------------------
+
+    def _keep_house(self) -> None:
+        while True:
+            try:
+                chore = self._chores.get(timeout=_CLOSE_IDLE_AFTER)
+            except queue.Empty:
+                chore = self._close_idle
+            if chore is None:
+                return
+            try:
+                chore()
+            except (sqlite3.Error, OSError):
+                log.exception("could not tidy up a collection; it is tried again later")
+
+    def _close_idle(self) -> None:
+        with self._guard:
+            idle = list(self._idle.values())
+            self._idle.clear()
+        for held in idle:
+            database.close(held.db)
+
+    def _checkpoint(self, user: str) -> None:
+        with self.lend(user, heavy=True) as db:
+            db.execute("PRAGMA busy_timeout = 0")
+            try:
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                db.execute(f"PRAGMA busy_timeout = {database.BUSY_SECONDS * 1000:.0f}")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116 (on each loan; Path is slow)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _flush(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _explained(error: sqlite3.OperationalError) -> Exception:
+    """Another program (the official server) has the collection open: that passes."""
+    if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Unavailable(f"the collection is in use by another program: {error}")
+    return error

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The `notes` table."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from cardkeep.collection.rows import by_id
+from cardkeep.errors import BadRequest
+from cardkeep.messages import Row
+from cardkeep.records.note import note_fields, sort_field_and_checksum
+
+
+def ids_since(db: sqlite3.Connection, min_usn: int) -> list[int]:
+    """Ids of notes that a client at `min_usn` has not seen."""
+    return [row[0] for row in db.execute("SELECT id FROM notes WHERE usn >= ?", (min_usn,))]
+
+
+def existing(db: sqlite3.Connection, ids: Sequence[int]) -> set[int]:
+    """Those of `ids` that exist."""
+    return {row[0] for row in by_id(db, "SELECT id FROM notes WHERE id IN ({places})", ids)}
+
+
+def read(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+    """The notes that exist among `ids`, as (id, guid, mid, mod, usn, tags, flds)."""
+    return by_id(
+        db, "SELECT id, guid, mid, mod, usn, tags, flds FROM notes WHERE id IN ({places})", ids
+    )
+
+
+def merge(
+    db: sqlite3.Connection,
+    rows: Sequence[Row],
+    *,
+    sort_indexes: Mapping[int, int],
+    min_usn: int,
+    usn: int,
+) -> None:
+    """Stores received notes under `usn`, unless the server's own is newer (see `cards.merge`).
+
+    `sort_indexes` gives each notetype's sort field. The sort field is bound as text: the
+    column's affinity makes a number of what looks like one (docs/sync-protocol.md, 6.8).
+    Notetype and checksum stand in indexes and seldom change, so they are set apart.
+
+    Raises BadRequest for a note of a notetype that is not in `sort_indexes`.
+    """
+    stored = []
+    for nid, guid, mid, mod, _, tags, flds in rows:
+        try:
+            sort_index = sort_indexes[mid]
+        except KeyError:
+            raise BadRequest(f"note {nid} is of notetype {mid}, which does not exist") from None
+        sort_field, checksum = sort_field_and_checksum(note_fields(flds), sort_index)
+        stored.append((nid, guid, mid, mod, tags, flds, sort_field, checksum))
+    db.executemany(
+        f"""
+        INSERT INTO notes VALUES (?, ?, ?, ?, {usn:d}, ?, ?, ?, ?, 0, '')
+        ON CONFLICT (id) DO UPDATE SET
+            guid = excluded.guid,
+            mod = excluded.mod,
+            usn = excluded.usn,
+            tags = excluded.tags,
+            flds = excluded.flds,
+            sfld = excluded.sfld,
+            flags = 0,
+            data = ''
+        WHERE NOT (notes.usn >= {min_usn:d} AND notes.mod > excluded.mod)
+        """,
+        stored,
+    )
+    db.executemany(
+        f"""
+        UPDATE notes SET mid = ?2, csum = ?4
+        WHERE id = ?1 AND (mid != ?2 OR csum != ?4) AND usn = {usn:d} AND mod = ?3
+        """,
+        [(row[0], row[2], row[3], row[7]) for row in stored],
+    )
+
+
+def delete(db: sqlite3.Connection, ids: Iterable[int]) -> int:
+    """Deletes notes, and only them; returns how many there were."""
+    return max(db.executemany("DELETE FROM notes WHERE id = ?", [(i,) for i in ids]).rowcount, 0)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The `revlog` table: reviews, which are only ever added."""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cardkeep.collection.rows import by_id
+from cardkeep.messages import Row
+
+
+def ids_since(db: sqlite3.Connection, min_usn: int) -> list[int]:
+    """Ids of reviews that a client at `min_usn` has not seen."""
+    return [row[0] for row in db.execute("SELECT id FROM revlog WHERE usn >= ?", (min_usn,))]
+
+
+def ids_stamped(db: sqlite3.Connection, ids: Sequence[int], usn: int) -> set[int]:
+    """Those of `ids` that are still as the sync `usn` stored them."""
+    return {
+        row[0]
+        for row in by_id(db, "SELECT id, usn FROM revlog WHERE id IN ({places})", ids)
+        if row[1] == usn
+    }
+
+
+def read(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+    """The reviews that exist among `ids`, as rows."""
+    return by_id(
+        db,
+        """
+        SELECT id, cid, usn, ease, cast(ivl AS integer), cast(lastIvl AS integer),
+            cast(factor AS integer), cast(time AS integer), type
+        FROM revlog WHERE id IN ({places})
+        """,
+        ids,
+    )
+
+
+def add(db: sqlite3.Connection, rows: Sequence[Row], usn: int) -> int:
+    """Adds reviews under `usn`; one whose id exists is left as it is. Returns how many are new."""
+    return db.executemany(
+        f"INSERT OR IGNORE INTO revlog VALUES (?, ?, {usn:d}, ?, ?, ?, ?, ?, ?)",
+        [(*row[:2], *row[3:]) for row in rows],
+    ).rowcount

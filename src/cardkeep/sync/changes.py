@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Notetypes, decks, presets, tags and configuration, both ways (method `applyChanges`)."""
+
+import sqlite3
+
+import msgspec
+
+from cardkeep.collection import config, deck_configs, decks, header, notetypes, tags
+from cardkeep.collection.session_file import Kind, SessionFile, State
+from cardkeep.errors import BadRequest
+from cardkeep.messages import ApplyChanges, Caller, Changes
+from cardkeep.records.deck import Deck
+from cardkeep.records.notetype import Notetype
+from cardkeep.records.unicase import fold
+from cardkeep.sync import journal, session
+from cardkeep.sync.context import Context
+from cardkeep.sync.journal import JournaledChanges, Renamed
+from cardkeep.sync.newer import server_keeps
+from cardkeep.sync.renames import make_way, sending_order
+
+
+async def apply_changes(context: Context, caller: Caller, message: ApplyChanges) -> Changes:
+    """Writes the client's changes down and answers with the server's own.
+
+    Raises BadRequest for a notetype whose number of fields or templates changed, or in
+    which two have one name.
+    """
+    return await context.run(_exchange, context, caller, message.changes)
+
+
+def _exchange(context: Context, caller: Caller, received: Changes) -> Changes:
+    now = context.now_ms() // 1000
+    with (
+        context.library.lend(caller.user) as db,
+        session.live(context, caller) as (file, state),
+    ):
+        layouts = notetypes.layouts(db)
+        accepted = _accepted_notetypes(db, received, layouts, state)
+        gone = _deleted_decks(file)
+        renamed_notetypes = make_way(
+            accepted,
+            lambda name: notetypes.named(db, name),
+            lambda ntid: _existing_notetype(db, ntid).name,
+            (),
+            now,
+        )
+        renamed_decks = make_way(
+            [deck for deck in received.decks if not _keeps_deck(db, deck, state)],
+            lambda name: _deck_id(decks.named(db, name)),
+            lambda did: _existing_deck(db, did).name,
+            gone,
+            now,
+        )
+        answer = Changes(
+            notetypes=_outgoing_notetypes(db, state, renamed_notetypes),
+            decks=_outgoing_decks(db, state, renamed_decks, gone),
+            deck_configs=deck_configs.since(db, state.min_usn),
+            tags=tags.since(db, state.min_usn),
+            conf=None if state.local_newer else config.read(db),
+            crt=None if state.local_newer else header.read(db).crt,
+        )
+        file.append(
+            Kind.CHANGES,
+            JournaledChanges(
+                notetypes=list(received.notetypes),
+                decks=list(received.decks),
+                deck_configs=list(received.deck_configs),
+                tags=list(received.tags),
+                conf=None if received.conf is None else msgspec.json.encode(received.conf),
+                crt=received.crt,
+                renamed_notetypes=renamed_notetypes,
+                renamed_decks=renamed_decks,
+            ),
+        )
+        fields = {ntid: layout.fields for ntid, layout in layouts.items()}
+        fields |= {notetype.id: len(notetype.fields) for notetype in accepted}
+        file.keep_layout(fields)
+        file.write(state)
+    return answer
+
+
+# --- what comes in ----------------------------------------------------------------------
+
+
+def _accepted_notetypes(
+    db: sqlite3.Connection,
+    received: Changes,
+    layouts: dict[int, notetypes.Layout],
+    state: State,
+) -> list[Notetype]:
+    """The notetypes that will be stored; those older than the server's own are left out."""
+    accepted = []
+    for notetype in received.notetypes:
+        stored = notetypes.stamp(db, notetype.id)
+        if stored and server_keeps(*stored, notetype.mtime_secs, state.min_usn):
+            continue
+        layout = notetypes.Layout(len(notetype.fields), len(notetype.templates))
+        if layouts.get(notetype.id, layout) != layout:
+            raise BadRequest(f"the layout of notetype {notetype.id} changed: one-way sync needed")
+        for parts in (notetype.fields, notetype.templates):
+            if len({fold(part.name) for part in parts}) != len(parts):
+                raise BadRequest(f"notetype {notetype.id} has two fields or templates of one name")
+        accepted.append(notetype)
+    return accepted
+
+
+def _keeps_deck(db: sqlite3.Connection, deck: Deck, state: State) -> bool:
+    stored = decks.get(db, deck.id)
+    return stored is not None and server_keeps(
+        stored.mtime_secs, stored.usn, deck.mtime_secs, state.min_usn
+    )
+
+
+def _deleted_decks(file: SessionFile) -> set[int]:
+    """Decks that this sync deletes."""
+    deleted: set[int] = set()
+    for kind, body in file.frames():
+        if kind is Kind.GRAVES:
+            deleted.update(journal.graves(body).decks)
+    return deleted
+
+
+# --- what goes out ----------------------------------------------------------------------
+
+
+def _outgoing_notetypes(
+    db: sqlite3.Connection, state: State, renamed: list[Renamed]
+) -> list[Notetype]:
+    found = {one.id: one for one in notetypes.since(db, state.min_usn)}
+    for change in renamed:
+        found[change.id] = msgspec.structs.replace(
+            _existing_notetype(db, change.id), name=change.name, mtime_secs=change.mtime
+        )
+    return sending_order(found.values())
+
+
+def _outgoing_decks(
+    db: sqlite3.Connection, state: State, renamed: list[Renamed], gone: set[int]
+) -> list[Deck]:
+    found = {one.id: one for one in decks.since(db, state.min_usn) if one.id not in gone}
+    for change in renamed:
+        found[change.id] = msgspec.structs.replace(
+            _existing_deck(db, change.id), name=change.name, mtime_secs=change.mtime
+        )
+    return sending_order(found.values())
+
+
+def _existing_notetype(db: sqlite3.Connection, ntid: int) -> Notetype:
+    found = notetypes.get(db, ntid)
+    assert found is not None  # noqa: S101 (it was just found by its name)
+    return found
+
+
+def _existing_deck(db: sqlite3.Connection, did: int) -> Deck:
+    found = decks.get(db, did)
+    assert found is not None  # noqa: S101 (it was just found by its name)
+    return found
+
+
+def _deck_id(deck: Deck | None) -> int | None:
+    return None if deck is None else deck.id

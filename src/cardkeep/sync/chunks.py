@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Cards, notes and reviews, both ways (methods `chunk` and `applyChunk`)."""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from cardkeep.collection import cards, notes, revlog
+from cardkeep.collection.session_file import Kind, Locked, Outgoing, SessionFile, State
+from cardkeep.errors import BadRequest
+from cardkeep.messages import ApplyChunk, Caller, Chunk, NextChunk, Nothing, Row
+from cardkeep.sync import brought, journal, session
+from cardkeep.sync.context import Context
+
+# What every client takes; newer ones take any number, and each round trip costs a slow
+# phone more than the rows do.
+_ROWS = {11: 2000}
+_OLD_ROWS = 250
+_BYTES = 1024 * 1024
+# More rows than this are written down in a worker thread.
+_FEW = 600
+_FLDS = 6
+
+
+async def next_chunk(context: Context, caller: Caller, message: NextChunk) -> Chunk:
+    """The next rows that the client has not seen, until one says `done`."""
+    return await context.run(_next, context, caller)
+
+
+def _next(context: Context, caller: Caller) -> Chunk:
+    with (
+        context.library.lend(caller.user, heavy=True) as db,
+        session.live(context, caller) as (file, state),
+    ):
+        outgoing = state.outgoing
+        if outgoing is None:
+            state, ids = _work_out(context, db, caller, file, state)
+            outgoing = state.outgoing
+            assert outgoing is not None  # noqa: S101 (just worked out)
+        else:
+            ids = file.outgoing(outgoing.sent, _ROWS.get(state.protocol, _OLD_ROWS))
+        chunk, sent = _read(db, outgoing, ids[: _ROWS.get(state.protocol, _OLD_ROWS)])
+        file.write(
+            msgspec.structs.replace(state, outgoing=msgspec.structs.replace(outgoing, sent=sent))
+        )
+    return chunk
+
+
+def _work_out(
+    context: Context, db: sqlite3.Connection, caller: Caller, file: SessionFile, state: State
+) -> tuple[State, list[int]]:
+    """Finds everything that the client has not seen and this sync does not delete."""
+    deleted_cards: set[int] = set()
+    deleted_notes: set[int] = set()
+    for kind, body in file.frames():
+        if kind is Kind.GRAVES:
+            graves = journal.graves(body)
+            deleted_cards.update(graves.cards)
+            deleted_notes.update(graves.notes)
+    note_ids = _without(notes.ids_since(db, state.min_usn), deleted_notes)
+    card_ids = _without(cards.ids_since(db, state.min_usn), deleted_cards)
+    own = brought.by_lost_sync(context.library.folder(caller.user), db, state)
+    review_ids = _without(revlog.ids_since(db, state.min_usn), own)
+    ids = [*note_ids, *card_ids, *review_ids]
+    if len(ids) > _ROWS.get(state.protocol, _OLD_ROWS) or len(note_ids) > _OLD_ROWS:
+        file.keep_outgoing(ids)
+    outgoing = Outgoing(len(note_ids), len(card_ids), len(review_ids))
+    return msgspec.structs.replace(state, outgoing=outgoing, withheld=len(own)), ids
+
+
+def _without(ids: Iterable[int], left_out: set[int]) -> list[int]:
+    return sorted(one for one in ids if one not in left_out)
+
+
+def _read(db: sqlite3.Connection, outgoing: Outgoing, ids: list[int]) -> tuple[Chunk, int]:
+    """Rows for the next `ids`, as many as fit, and how many ids are sent after them."""
+    at = outgoing.sent
+    notes_left = max(outgoing.notes - at, 0)
+    cards_left = max(outgoing.notes + outgoing.cards - at, 0)
+    wanted_notes = ids[:notes_left]
+    note_rows, taken = _as_fits(db, wanted_notes)
+    if taken < len(wanted_notes):
+        return Chunk(done=False, notes=note_rows), at + taken
+    card_ids, review_ids = ids[notes_left:cards_left], ids[cards_left:]
+    sent = at + len(ids)
+    return Chunk(
+        done=sent >= outgoing.notes + outgoing.cards + outgoing.revlog,
+        notes=note_rows,
+        cards=list(cards.read(db, card_ids)),
+        revlog=list(revlog.read(db, review_ids)),
+    ), sent
+
+
+def _as_fits(db: sqlite3.Connection, ids: Sequence[int]) -> tuple[list[Row], int]:
+    """Notes until about a MiB is full, at least one, and how many ids they stand for."""
+    rows: list[Row] = []
+    full = 0
+    for taken in range(0, len(ids), 50):
+        batch = list(notes.read(db, ids[taken : taken + 50]))
+        for row in batch:
+            full += len(row[_FLDS])
+        rows += batch
+        if full > _BYTES:
+            return rows, min(taken + 50, len(ids))
+    return rows, len(ids)
+
+
+# --- from the client --------------------------------------------------------------------
+
+
+async def apply_chunk(context: Context, caller: Caller, message: ApplyChunk) -> Nothing:
+    """Writes the client's rows down. Raises BadRequest for a note that fits no notetype."""
+    chunk = message.chunk
+    if len(chunk.notes) + len(chunk.cards) + len(chunk.revlog) <= _FEW:
+        try:
+            return _write(context, caller, chunk, wait=False)
+        except Locked:
+            pass
+    return await context.run(_write, context, caller, chunk, wait=True)
+
+
+def _write(context: Context, caller: Caller, chunk: Chunk, *, wait: bool) -> Nothing:
+    with session.live(context, caller, wait=wait) as (file, state):
+        if chunk.notes:
+            _check_notes(file, chunk.notes)
+        if chunk.notes or chunk.cards or chunk.revlog:
+            file.append(Kind.CHUNK, chunk)
+        file.write(msgspec.structs.replace(state, claimed_usn=_claimed(chunk, state.claimed_usn)))
+    return Nothing()
+
+
+def _check_notes(file: SessionFile, rows: Sequence[Row]) -> None:
+    fields = file.layout()
+    if fields is None:
+        raise BadRequest("notes before applyChanges")
+    for nid, _, mid, _, _, _, flds in rows:
+        if fields.get(mid) != flds.count("\x1f") + 1:
+            raise BadRequest(f"note {nid} does not fit notetype {mid}")
+
+
+def _claimed(chunk: Chunk, before: int | None) -> int | None:
+    """The usn that the client believes to be syncing under: it stands in its rows."""
+    if before is not None:
+        return before
+    for rows, at in ((chunk.revlog, 2), (chunk.cards, 5), (chunk.notes, 4)):
+        if rows:
+            return int(rows[0][at])
+    return None

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Applying the journal of a sync, in the order in which it came.
+
+Every row is stored under the session's own usn, whatever the client wrote on it: a client
+takes that number from `meta`, and another device may have finished a sync since
+(docs/sync-protocol.md, section 6, "USN to store").
+"""
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from cardkeep.collection import (
+    cards,
+    config,
+    deck_configs,
+    decks,
+    graves,
+    header,
+    notes,
+    notetypes,
+    revlog,
+    tags,
+)
+from cardkeep.collection.session_file import Kind, SessionFile, State
+from cardkeep.records import deck, deck_config, notetype
+from cardkeep.sync import journal
+from cardkeep.sync.journal import JournaledChanges
+from cardkeep.sync.newer import server_keeps
+from cardkeep.sync.renames import free_name
+
+
+@dataclass(slots=True)
+class Applying:
+    """A journal on its way into the collection; the numbers are of rows gained."""
+
+    db: sqlite3.Connection
+    min_usn: int
+    usn: int
+    now: int
+    cards: int = 0
+    notes: int = 0
+    revlog: int = 0
+    sort_indexes: Mapping[int, int] = field(default_factory=dict)
+
+
+def apply(db: sqlite3.Connection, file: SessionFile, state: State, now: int) -> Applying:
+    """Applies everything within the caller's transaction; `now` in s.
+
+    Raises BadRequest for what no merging can help.
+    """
+    applying = Applying(db, state.min_usn, state.usn, now)
+    for kind, body in file.frames():
+        _APPLY[kind](applying, body)
+    return applying
+
+
+def _apply_graves(applying: Applying, body: bytes) -> None:
+    deleted = journal.graves(body)
+    db, usn = applying.db, applying.usn
+    applying.notes -= notes.delete(db, deleted.notes)
+    applying.cards -= cards.delete(db, deleted.cards)
+    decks.delete(db, deleted.decks)
+    graves.bury(db, graves.NOTE, deleted.notes, usn)
+    graves.bury(db, graves.CARD, deleted.cards, usn)
+    graves.bury(db, graves.DECK, deleted.decks, usn)
+
+
+def _apply_changes(applying: Applying, body: bytes) -> None:
+    changes = journal.changes(body)
+    _apply_notetypes(applying, changes)
+    _apply_decks(applying, changes)
+    _apply_deck_configs(applying, changes)
+    tags.register(applying.db, changes.tags, usn=applying.usn)
+    if changes.conf is not None:
+        values = msgspec.json.decode(changes.conf)
+        config.replace(applying.db, values, usn=applying.usn, now=applying.now)
+    if changes.crt is not None:
+        header.set_crt(applying.db, changes.crt)
+
+
+def _apply_chunk(applying: Applying, body: bytes) -> None:
+    chunk = journal.chunk(body)
+    db, min_usn, usn = applying.db, applying.min_usn, applying.usn
+    if chunk.revlog:
+        applying.revlog += revlog.add(db, chunk.revlog, usn)
+    if chunk.cards:
+        applying.cards += _new(chunk.cards, cards.existing, db)
+        cards.merge(db, chunk.cards, min_usn=min_usn, usn=usn)
+    if chunk.notes:
+        applying.notes += _new(chunk.notes, notes.existing, db)
+        indexes = applying.sort_indexes or _sort_indexes(applying)
+        notes.merge(db, chunk.notes, sort_indexes=indexes, min_usn=min_usn, usn=usn)
+
+
+_APPLY: Mapping[Kind, Callable[[Applying, bytes], None]] = {
+    Kind.GRAVES: _apply_graves,
+    Kind.CHANGES: _apply_changes,
+    Kind.CHUNK: _apply_chunk,
+}
+
+
+def _new(
+    rows: Sequence[Sequence[int]],
+    existing: Callable[[sqlite3.Connection, Sequence[int]], set[int]],
+    db: sqlite3.Connection,
+) -> int:
+    ids = sorted({row[0] for row in rows})
+    return len(ids) - len(existing(db, ids))
+
+
+def _sort_indexes(applying: Applying) -> Mapping[int, int]:
+    """Each notetype's sort field, looked up once, after the notetypes were applied."""
+    applying.sort_indexes = {
+        ntid: notetype.sort_index(blob) for ntid, blob in notetypes.configs(applying.db).items()
+    }
+    return applying.sort_indexes
+
+
+# --- objects with names -----------------------------------------------------------------
+
+
+def _apply_notetypes(applying: Applying, changes: JournaledChanges) -> None:
+    db, usn = applying.db, applying.usn
+    for own in changes.renamed_notetypes:
+        notetypes.rename(db, own.id, own.name, mtime=own.mtime, usn=usn)
+    won = []
+    for received in changes.notetypes:
+        stored = notetypes.stamp(db, received.id)
+        if stored and server_keeps(*stored, received.mtime_secs, applying.min_usn):
+            continue
+        if stored:
+            # Out of the way of another one that takes its old name in this very sync.
+            notetypes.rename(db, received.id, _aside(received.id), mtime=stored[0], usn=usn)
+        won.append((received, stored))
+    for received, stored in won:
+        kept = received
+        if stored and (own_notetype := notetypes.get(db, received.id)):
+            kept = notetype.keep_unknown(own_notetype, received)
+        name = free_name(kept.name, lambda n: notetypes.named(db, n) not in (None, received.id))
+        notetypes.put(db, msgspec.structs.replace(kept, name=name, usn=usn))
+
+
+def _apply_decks(applying: Applying, changes: JournaledChanges) -> None:
+    db, usn = applying.db, applying.usn
+    for own in changes.renamed_decks:
+        decks.rename(db, own.id, own.name, mtime=own.mtime, usn=usn)
+    won = []
+    for received in changes.decks:
+        stored = decks.get(db, received.id)
+        if stored and server_keeps(
+            stored.mtime_secs, stored.usn, received.mtime_secs, applying.min_usn
+        ):
+            continue
+        if stored:
+            decks.rename(db, stored.id, _aside(stored.id), mtime=stored.mtime_secs, usn=usn)
+        won.append(received if stored is None else deck.keep_unknown(stored, received))
+    for kept in won:
+        name = free_name(kept.name, lambda n: _other(decks.named(db, n), kept.id))
+        decks.put(db, msgspec.structs.replace(kept, name=name, usn=usn))
+
+
+def _apply_deck_configs(applying: Applying, changes: JournaledChanges) -> None:
+    db, usn = applying.db, applying.usn
+    for received in changes.deck_configs:
+        stored = deck_configs.get(db, received.id)
+        if stored and server_keeps(
+            stored.mtime_secs, stored.usn, received.mtime_secs, applying.min_usn
+        ):
+            continue
+        kept = received if stored is None else deck_config.keep_unknown(stored, received)
+        deck_configs.put(db, msgspec.structs.replace(kept, usn=usn))
+
+
+def _aside(object_id: int) -> str:
+    """A name that no client can send: it is control characters and the id."""
+    return f"\x01{object_id}\x01"
+
+
+def _other(found: deck.Deck | None, own_id: int) -> bool:
+    return found is not None and found.id != own_id

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""How things stand (method `meta`). Never disturbs, nor waits for, a running sync."""
+
+import sqlite3
+
+from cardkeep.collection import config, header
+from cardkeep.errors import UnsupportedVersion
+from cardkeep.messages import Caller, Meta, MetaAnswer
+from cardkeep.sync.context import Context
+
+OLDEST, NEWEST = 8, 11
+
+
+async def meta(context: Context, caller: Caller, message: Meta) -> MetaAnswer:
+    """The five numbers from the last committed state.
+
+    A look through an open connection is certainly short; opening one is not.
+    """
+    if not OLDEST <= message.version <= NEWEST:
+        raise UnsupportedVersion(f"protocol version {message.version}")
+    if context.library.is_warm(caller.user):
+        return _look(context, caller, message)
+    return await context.run(_look, context, caller, message)
+
+
+def _look(context: Context, caller: Caller, message: Meta) -> MetaAnswer:
+    with context.library.lend(caller.user) as db:
+        mod, scm, usn, empty = header.summary(db)
+        hindrance = _hindrance(db, message.version)
+    return MetaAnswer(
+        mod=mod,
+        scm=scm,
+        usn=usn,
+        now=context.now_ms() // 1000,
+        media_usn=context.media.last_usn(caller.user),
+        empty=empty,
+        message=hindrance,
+        proceed=not hindrance,
+    )
+
+
+def _hindrance(db: sqlite3.Connection, version: int) -> str:
+    """What keeps an old client from syncing this collection, in words; empty if nothing."""
+    if version == 8 and config.get(db, "schedVer") == 2:
+        return (
+            "This collection uses the v2 scheduler, which your Anki does not know. Please update."
+        )
+    if version < 10 and config.get(db, "creationOffset") is not None:
+        return "This collection uses the new timezone handling. Please update Anki to sync it."
+    return ""

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Comparing counts, and the commit (method `sanityCheck2`)."""
+
+import sqlite3
+from dataclasses import replace
+
+import msgspec
+
+from cardkeep.collection import counts, header
+from cardkeep.collection.header import Header
+from cardkeep.collection.session_file import SessionFile, State
+from cardkeep.errors import BadRequest, Conflict
+from cardkeep.messages import Caller, Counts, SanityAnswer, SanityCheck
+from cardkeep.sync import brought, commit, mending, session
+from cardkeep.sync.context import Context
+
+
+async def sanity_check(context: Context, caller: Caller, message: SanityCheck) -> SanityAnswer:
+    """Applies the whole journal; commits if both sides then count the same, else nothing.
+
+    Raises Conflict if the collection is no longer the one that the sync began with, and
+    BadRequest for what cannot be merged.
+    """
+    return await context.run(_check, context, caller, message)
+
+
+def _check(context: Context, caller: Caller, message: SanityCheck) -> SanityAnswer:
+    with (
+        context.library.lend(caller.user, heavy=True) as db,
+        session.live(context, caller) as (file, state),
+    ):
+        if message.counts is None:
+            # A legacy client whose own check failed says so.
+            file.write(msgspec.structs.replace(state, closed=True))
+            return SanityAnswer(ok=False)
+        server = apply_and_commit(context, db, file, state, expected=message.counts)
+    context.library.settle(caller.user)
+    return SanityAnswer(ok=server == message.counts, client=message.counts, server=server)
+
+
+def apply_and_commit(
+    context: Context,
+    db: sqlite3.Connection,
+    file: SessionFile,
+    state: State,
+    *,
+    expected: Counts | None,
+) -> Counts:
+    """The one commit of a sync; with other counts than `expected` nothing is kept.
+
+    Returns the server's counts, before any mending. What was committed is on disk when
+    this returns (WAL, synchronous=FULL).
+    """
+    now_ms = context.now_ms()
+    db.execute("BEGIN IMMEDIATE")
+    found = header.read(db)
+    if (found.usn, found.mod, found.scm) != (state.usn, state.mod, state.scm):
+        raise Conflict("the collection changed since this sync began")
+    before = counts.kept(file.folder, found) or counts.count(db)
+    try:
+        applied = commit.apply(db, file, state, now_ms // 1000)
+    except sqlite3.IntegrityError as error:
+        raise BadRequest(f"the changes do not fit together: {error}") from error
+    after = counts.small(
+        db,
+        cards=before.cards + applied.cards,
+        notes=before.notes + applied.notes,
+        revlog=before.revlog + applied.revlog,
+    )
+    if expected is not None and after != expected:
+        db.execute("ROLLBACK")
+        brought.forget(file.folder, state)
+        file.write(msgspec.structs.replace(state, closed=True))
+        return after
+    _commit(db, file, state, found, after, now_ms)
+    return after
+
+
+def _commit(
+    db: sqlite3.Connection,
+    file: SessionFile,
+    state: State,
+    found: Header,
+    after: Counts,
+    now_ms: int,
+) -> None:
+    # Later than before even if the clock went back: equal would read as "no changes".
+    told = max(now_ms, found.mod + 1)
+    usn, mod = state.usn + 1, told
+    deleted = mending.mend(db, state, now_ms // 1000)
+    if deleted is not None:
+        usn, mod = usn + 1, mod + 1
+    header.set_synced(db, mod=mod, ls=told, usn=usn)
+    brought.remember(file.folder, db, state)
+    file.write(msgspec.structs.replace(state, committed=told))
+    db.execute("COMMIT")
+    counts.keep(
+        file.folder,
+        Header(found.crt, mod, found.scm, usn, told),
+        replace(after, cards=after.cards - (deleted or 0)),
+    )

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Whose turn it is: one live sync a user, and who waits for whom.
+
+A second device waits for the first (without holding a thread), for as long as its own
+client would surely wait for an answer, and takes over then. `meta`, logins and media
+never wait.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import msgspec
+
+from cardkeep.collection.session_file import Ended, Locked, SessionFile, State
+from cardkeep.errors import Conflict, Refused, Unavailable
+from cardkeep.messages import Caller
+from cardkeep.sync.context import Context
+
+T = TypeVar("T")
+
+# Clients of version 11 give up after 30 s without a byte, so half of that is safe.
+TAKE_OVER_AFTER = 15.0
+_LOOK_EVERY = 0.03
+# A commit of the other device that is under way is waited for a little longer.
+_GIVE_UP_AFTER = 25.0
+# A client that says nothing for this long has gone: version 11 gives up after 30 s (60 s
+# on the desktop), older ones after 60 s a request, and pause up to minutes between two.
+_GONE_AFTER_MS = {11: 60_000}
+_OLD_GONE_AFTER_MS = 300_000
+# The same device begins anew: its earlier sync was killed. Not at once, since a login can
+# have been copied to a second device.
+_SAME_DEVICE_GONE_AFTER_MS = 3_000
+_REMEMBERED = 8
+
+
+class Busy(Exception):
+    """Another device's sync is under way."""
+
+
+async def when_free(context: Context, attempt: Callable[[bool], T]) -> T:
+    """Runs `attempt` in a worker thread until it does not raise Busy.
+
+    It is told whether the time of waiting is over and a live sync may be taken over.
+    Raises Unavailable if the user's lock is not to be had even then.
+    """
+    began = time.monotonic()
+    while True:
+        waited = time.monotonic() - began
+        try:
+            return await context.run(attempt, waited >= TAKE_OVER_AFTER)
+        except (Busy, Locked):
+            if waited >= _GIVE_UP_AFTER:
+                raise Unavailable("another sync of this user does not come to its end") from None
+        await asyncio.sleep(_LOOK_EVERY)
+
+
+def is_live(state: State | None) -> bool:
+    """Whether a client may be in the middle of this sync."""
+    return state is not None and not state.closed and state.committed is None
+
+
+def give_way(state: State | None, caller: Caller, now: int, *, force: bool) -> None:
+    """Raises Busy if `caller` must wait for the sync in `state`; `now` in ms."""
+    if state is None or not is_live(state) or state.key == caller.session_key or force:
+        return
+    silent = now - state.active
+    gone_after = _GONE_AFTER_MS.get(state.protocol, _OLD_GONE_AFTER_MS)
+    if state.device == caller.device:
+        gone_after = _SAME_DEVICE_GONE_AFTER_MS
+    if 0 <= silent < gone_after:
+        raise Busy
+
+
+def ended(state: State | None, usn_now: int) -> tuple[Ended, ...]:
+    """The syncs whose clients may still ask how they ended, the one in `state` included.
+
+    A state can say "committed" although the process was killed just before the commit:
+    the collection's usn tells.
+    """
+    if state is None:
+        return ()
+    before = state.ended
+    if state.committed is not None and not state.closed and usn_now > state.usn:
+        before = (Ended(state.key, state.device, state.committed), *before)
+    return before[:_REMEMBERED]
+
+
+def close(session: SessionFile, usn_now: int) -> None:
+    """Ends whatever sync is open, so that its client gets 409 from now on."""
+    state = session.read()
+    if state is not None:
+        remembered = ended(state, usn_now)
+        session.write(msgspec.structs.replace(state, closed=True, ended=remembered))
+
+
+@contextmanager
+def live(
+    context: Context, caller: Caller, *, wait: bool = True
+) -> Iterator[tuple[SessionFile, State]]:
+    """The caller's own sync, under the user's lock.
+
+    Raises Conflict if there is none under the caller's session key, and Locked if not to
+    wait. A refusal inside ends the sync: what came so far is no use without the rest.
+    """
+    with SessionFile(context.library.folder(caller.user), wait=wait) as session:
+        state = session.read()
+        if state is None or state.closed or state.key != caller.session_key:
+            raise Conflict("no sync is open under this session key")
+        try:
+            yield session, msgspec.structs.replace(state, active=context.now_ms())
+        except Refused:
+            session.write(msgspec.structs.replace(state, closed=True))
+            raise

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Opening a sync (method `start`)."""
+
+import sqlite3
+
+from cardkeep.collection import cards, config, days, graves, header
+from cardkeep.collection.header import Header
+from cardkeep.collection.session_file import Kind, SessionFile, State
+from cardkeep.errors import BadRequest
+from cardkeep.messages import Caller, Graves, Start
+from cardkeep.sync import session
+from cardkeep.sync.context import Context
+
+_LAST_UNBURIED = "lastUnburied"
+
+
+async def start(context: Context, caller: Caller, message: Start) -> Graves:
+    """Opens a session and tells what was deleted since the client's usn."""
+    if not caller.session_key:
+        raise BadRequest("start without a session key")
+
+    def attempt(take_over: bool) -> Graves:
+        return _open(context, caller, message, take_over=take_over)
+
+    return await session.when_free(context, attempt)
+
+
+def _open(context: Context, caller: Caller, message: Start, *, take_over: bool) -> Graves:
+    now = context.now_ms()
+    folder = context.library.folder(caller.user)
+    with context.library.lend(caller.user) as db, SessionFile(folder, wait=False) as file:
+        before = file.read()
+        session.give_way(before, caller, now, force=take_over)
+        found = header.read(db)
+        _unbury(db, found, now // 1000)
+        file.begin(
+            State(
+                key=caller.session_key,
+                device=caller.device,
+                client=caller.client,
+                protocol=caller.protocol,
+                min_usn=message.min_usn,
+                usn=found.usn,
+                mod=found.mod,
+                scm=found.scm,
+                local_newer=message.local_newer,
+                opened=now,
+                active=now,
+                ended=session.ended(before, found.usn),
+            )
+        )
+        # Collected before the client's own deletions, which only legacy clients send here.
+        deleted = graves.since(db, message.min_usn)
+        if message.graves is not None:
+            file.append(Kind.GRAVES, message.graves)
+        return deleted
+
+
+def _unbury(db: sqlite3.Connection, found: Header, now: int) -> None:
+    """Brings buried cards back on a new day, as every client does before it syncs.
+
+    Neither `mod` nor any usn changes by it, so it is no part of the sync that it precedes.
+    """
+    conf = {
+        key: config.get(db, key)
+        for key in ("schedVer", "rollover", "creationOffset", "localOffset", _LAST_UNBURIED)
+    }
+    today = days.today(found.crt, now, conf)
+    last = conf[_LAST_UNBURIED] if isinstance(conf[_LAST_UNBURIED], int) else 0
+    # A day far ahead comes from a clock that was wrong; it must not stop unburying for good.
+    if today <= last <= today + 7:
+        return
+    db.execute("BEGIN IMMEDIATE")
+    cards.unbury(db)
+    config.put(db, _LAST_UNBURIED, today, usn=found.usn, now=now)
+    db.execute("COMMIT")
