@@ -16,7 +16,9 @@
     │   └── NotAccepted            whole-collection or media refusals that carry words
     │                              which the client shows to its user
     ├── Unavailable                try again later (stopping, locked by another program)
-    └── SettingsError              a setting that cannot be used: key, value, source
+    ├── SettingsError              a setting that cannot be used: key, value, source
+    └── AccountError               a user or device cannot be made or changed; a sentence
+        └── UserExists             there is one of that name
 
 Inner rooms raise these and know nothing of status codes; `http.errors` holds the one
 table that turns a class into a status.
@@ -92,3 +94,11 @@ class Unavailable(CardkeepError):
 
 class SettingsError(CardkeepError):
     """A setting that cannot be used; the text names key, value, source and what is expected."""
+
+
+class AccountError(CardkeepError):
+    """A user or device cannot be made or changed; the text is a sentence for the operator."""
+
+
+class UserExists(AccountError):
+    """There is a user of that name already."""
