@@ -338,17 +338,27 @@ def _chunks(device: Device) -> Iterator[dict[str, list[Row]]]:
 
 
 def outgoing_chunks(pending: Pending, usn: int) -> Iterator[dict[str, Any]]:
-    """Chunks of 250 rows with the session's usn in them; the last says `done`."""
-    rows = [
-        *(("revlog", [*row[:2], usn, *row[3:]]) for row in pending.revlog),
-        *(("cards", [*row[:5], usn, *row[6:]]) for row in pending.cards),
-        *(("notes", [*row[:4], usn, *row[5:]]) for row in pending.notes),
-    ]
-    for begin in range(0, max(1, len(rows)), ROWS_PER_CHUNK):
-        chunk: dict[str, Any] = {"done": begin + ROWS_PER_CHUNK >= len(rows)}
-        for table, row in rows[begin : begin + ROWS_PER_CHUNK]:
-            chunk.setdefault(table, []).append(row)
-        yield chunk
+    """Chunks as the engine makes them, with the session's usn in the rows.
+
+    A review, a note and a card in turn, each from the end of its list, until there are 250;
+    the chunk that ends for want of rows says `done`.
+    """
+    tables = (
+        ("revlog", [[*row[:2], usn, *row[3:]] for row in pending.revlog]),
+        ("notes", [[*row[:4], usn, *row[5:]] for row in pending.notes]),
+        ("cards", [[*row[:5], usn, *row[6:]] for row in pending.cards]),
+    )
+    done = False
+    while not done:
+        chunk: dict[str, Any] = {}
+        taken = 0
+        while taken < ROWS_PER_CHUNK and any(rows for _, rows in tables):
+            for name, rows in tables:
+                if rows:
+                    chunk.setdefault(name, []).append(rows.pop())
+                    taken += 1
+        done = taken < ROWS_PER_CHUNK
+        yield {"done": done, **chunk}
 
 
 def _merged(replica: Replica, pending: Pending, received: Received) -> Replica:

@@ -12,9 +12,9 @@ from benchmarks.collections import Shape, expand, replica
 from benchmarks.measure import measured
 from benchmarks.report import Aim
 
-TEN = Shape(6000, 30_000, 600)
-HUNDRED = Shape(60_000, 300_000, 600)
-FIVE_HUNDRED = Shape(300_000, 1_500_000, 600)
+TEN = Shape(3850, 19_250, 600)
+HUNDRED = Shape(38_500, 192_500, 600)
+FIVE_HUNDRED = Shape(193_000, 965_000, 600)
 
 
 def full(shape: Shape, aims: tuple[Aim | None, Aim | None]) -> Callable[[Bench], None]:
