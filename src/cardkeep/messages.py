@@ -93,6 +93,8 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class ApplyGraves:
+    """The client's deletions, or a part of them."""
+
     graves: Graves
 
 
@@ -114,6 +116,8 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class ApplyChanges:
+    """The client's changes, all at once."""
+
     changes: Changes
 
 
@@ -134,6 +138,8 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class ApplyChunk:
+    """Rows of the client."""
+
     chunk: Chunk
 
 
@@ -158,12 +164,12 @@ class SanityCheck:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    pass
+    """The client asks for the result of its sync."""
 
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    pass
+    """The client gives its sync up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +181,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    pass
+    """The client asks for the whole collection."""
 
 
 # --- client to server: media ------------------------------------------------------------
@@ -183,11 +189,15 @@ class Download:
 
 @dataclass(frozen=True, slots=True)
 class MediaBegin:
+    """`client` is the version text."""
+
     client: str
 
 
 @dataclass(frozen=True, slots=True)
 class MediaChanges:
+    """The client asks for what changed after `last_usn`."""
+
     last_usn: int
 
 
@@ -208,6 +218,8 @@ class UploadChanges:
 
 @dataclass(frozen=True, slots=True)
 class DownloadFiles:
+    """The client asks for files, at most 25."""
+
     names: Sequence[str]
 
 
@@ -241,6 +253,8 @@ ClientMessage = CollectionMessage | MediaMessage
 
 @dataclass(frozen=True, slots=True)
 class HostKeyGranted:
+    """The key that the client keeps from now on."""
+
     key: str
 
 
@@ -310,11 +324,15 @@ class MediaChange:
 
 @dataclass(frozen=True, slots=True)
 class MediaChangeList:
+    """In ascending order of usn, at most 1,000."""
+
     changes: Sequence[MediaChange] = field(default_factory=tuple)
 
 
 @dataclass(frozen=True, slots=True)
 class MediaUploaded:
+    """`usn` is the last one after the upload."""
+
     processed: int
     usn: int
 
@@ -328,6 +346,8 @@ class MediaFiles:
 
 @dataclass(frozen=True, slots=True)
 class MediaSanityAnswer:
+    """Whether both sides have the same number of files."""
+
     ok: bool
 
 

@@ -9,6 +9,7 @@ takes that number from `meta`, and another device may have finished a sync since
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
@@ -139,7 +140,7 @@ def _apply_notetypes(applying: Applying, changes: JournaledChanges) -> None:
         kept = received
         if stored and (own_notetype := notetypes.get(db, received.id)):
             kept = notetype.keep_unknown(own_notetype, received)
-        name = free_name(kept.name, lambda n: notetypes.named(db, n) not in (None, received.id))
+        name = free_name(kept.name, partial(_notetype_has, db, kept.id))
         notetypes.put(db, msgspec.structs.replace(kept, name=name, usn=usn))
 
 
@@ -158,7 +159,7 @@ def _apply_decks(applying: Applying, changes: JournaledChanges) -> None:
             decks.rename(db, stored.id, _aside(stored.id), mtime=stored.mtime_secs, usn=usn)
         won.append(received if stored is None else deck.keep_unknown(stored, received))
     for kept in won:
-        name = free_name(kept.name, lambda n: _other(decks.named(db, n), kept.id))
+        name = free_name(kept.name, partial(_deck_has, db, kept.id))
         decks.put(db, msgspec.structs.replace(kept, name=name, usn=usn))
 
 
@@ -179,5 +180,12 @@ def _aside(object_id: int) -> str:
     return f"\x01{object_id}\x01"
 
 
-def _other(found: deck.Deck | None, own_id: int) -> bool:
+def _notetype_has(db: sqlite3.Connection, own_id: int, name: str) -> bool:
+    """Whether another notetype has the name."""
+    return notetypes.named(db, name) not in (None, own_id)
+
+
+def _deck_has(db: sqlite3.Connection, own_id: int, name: str) -> bool:
+    """Whether another deck has the name."""
+    found = decks.named(db, name)
     return found is not None and found.id != own_id

@@ -7,33 +7,18 @@ name, and every device ends up with the same two names.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
+from cardkeep.records.deck import Deck
+from cardkeep.records.notetype import Notetype
 from cardkeep.records.unicase import fold
 from cardkeep.sync.journal import Renamed
 
-
-class Named(Protocol):
-    """A deck or a notetype."""
-
-    @property
-    def id(self) -> int: ...
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def usn(self) -> int: ...
-
-    @property
-    def mtime_secs(self) -> int: ...
-
-
-N = TypeVar("N", bound=Named)
+N = TypeVar("N", Deck, Notetype)
 
 
 def make_way(
-    received: Sequence[Named],
+    received: Sequence[Deck] | Sequence[Notetype],
     holder: Callable[[str], int | None],
     stored_name: Callable[[int], str],
     gone: Collection[int],
