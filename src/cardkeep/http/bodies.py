@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Request bodies as they come in: counted, given up when they stall, kept in bounded memory."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+from cardkeep.errors import BadRequest, TooLarge
+from cardkeep.http.asgi import Receive
+from cardkeep.http.errors import Gone
+from cardkeep.http.limits import Limit, Limits
+from cardkeep.http.spool import SpoolFile
+from cardkeep.http.workers import Workers
+from cardkeep.wire.compression import PIECE
+
+#: A body up to this size stays in memory; a longer one goes to a file, so that a thousand
+#: slow clients hold disk space and not memory.
+IN_MEMORY = 256 * 1024
+
+
+class Incoming:
+    """The body of one request, to be read once."""
+
+    __slots__ = ("_limit", "_limits", "_receive", "complete", "size")
+
+    def __init__(self, receive: Receive, limits: Limits) -> None:
+        self._receive = receive
+        self._limits = limits
+        self._limit = limits.packed_body
+        self.size = 0
+        self.complete = False
+
+    def limit_to(self, limit: Limit) -> None:
+        """From now on more than this is too large."""
+        self._limit = limit
+
+    async def piece(self) -> bytes:
+        """The next bytes, possibly none; `complete` says whether they were the last.
+
+        Raises TooLarge past the limit, BadRequest when nothing comes, Gone when the client
+        closed the connection.
+        """
+        data = await self._next()
+        if self.size > self._limit.size:
+            raise TooLarge(f"the body has more than {self._limit.size} bytes", self._limit.setting)
+        return data
+
+    async def batch(self) -> bytes:
+        """The next PIECE bytes or so, fewer only at the end."""
+        data = await self.piece()
+        if self.complete or len(data) >= PIECE:
+            return data
+        pieces, size = [data], len(data)
+        while size < PIECE and not self.complete:
+            data = await self.piece()
+            pieces.append(data)
+            size += len(data)
+        return b"".join(pieces)
+
+    async def discard(self) -> bool:
+        """Reads the rest and throws it away, within limits; False if there is still more.
+
+        A client that is still sending when the connection is closed sees a broken
+        connection and not the answer (docs/sync-protocol.md, 1.2).
+        """
+        most = self.size + self._limits.discarded
+        try:
+            async with asyncio.timeout(self._limits.discard_seconds):
+                while not self.complete and self.size <= most:
+                    await self._next()
+        except (BadRequest, TimeoutError):
+            return False
+        return self.complete
+
+    async def _next(self) -> bytes:
+        try:
+            async with asyncio.timeout(self._limits.idle_seconds):
+                message = await self._receive()
+        except TimeoutError:
+            raise BadRequest(
+                f"no part of the body came for {self._limits.idle_seconds:g} seconds"
+            ) from None
+        if message["type"] == "http.disconnect":
+            raise Gone
+        data: bytes = message.get("body", b"")
+        self.size += len(data)
+        self.complete = not message.get("more_body", False)
+        return data
+
+
+class KeptBody:
+    """Packed bytes of unknown use or length: in memory while short, then in a file."""
+
+    __slots__ = ("_file", "_folder", "_pending", "_workers", "size")
+
+    def __init__(self, folder: Path, workers: Workers) -> None:
+        self._folder = folder
+        self._workers = workers
+        self._pending = bytearray()
+        self._file: SpoolFile | None = None
+        self.size = 0
+
+    async def add(self, data: bytes) -> None:
+        """Appends."""
+        self._pending += data
+        self.size += len(data)
+        if len(self._pending) > (IN_MEMORY if self._file is None else PIECE):
+            await self._workers.run(self._write_out)
+
+    def in_memory(self) -> bytes | None:
+        """All of it, None if it went to a file."""
+        return bytes(self._pending) if self._file is None else None
+
+    def pieces(self) -> Iterator[bytes]:
+        """All of it, at most PIECE at once; blocks if it went to a file."""
+        if self._file is None:
+            yield bytes(self._pending)
+            return
+        if self._pending:
+            self._write_out()
+        yield from self._file.pieces()
+
+    def remove(self) -> None:
+        """Takes the file away; blocks."""
+        if self._file is not None:
+            self._file.remove()
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether it went to a file."""
+        return self._file is not None
+
+    def _write_out(self) -> None:
+        if self._file is None:
+            self._file = SpoolFile(self._folder)
+        self._file.write(self._pending)
+        self._pending = bytearray()

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Temporary files for bodies that are too long for memory. All of it blocks."""
+
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from cardkeep.errors import TooLarge
+from cardkeep.http.limits import Limit
+from cardkeep.wire.compression import PIECE, Unpacker
+
+_PIECES_PER_JOB = 8
+
+
+class SpoolFile:
+    """A new file in the spool folder, written once from start to end.
+
+    It is only readable by its owner. `remove` may be called at any point and often.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._fd, name = tempfile.mkstemp(prefix="body-", dir=folder)
+        self.path = Path(name)
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Appends."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def pieces(self) -> Iterator[bytes]:
+        """What was written, from the start, in pieces of PIECE bytes."""
+        position = 0
+        while piece := os.pread(self._fd, PIECE, position):
+            position += len(piece)
+            yield piece
+
+    def close(self) -> None:
+        """Ends writing and reading; the file stays."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def remove(self) -> None:
+        """Closes it and takes it away, unless somebody moved it elsewhere."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+
+class UnpackedFile:
+    """A spool file that packed bytes are written to, unpacked, within a limit.
+
+    `put` some packed bytes, then `advance` until it says that they are done; so that a
+    small body that unpacks to a large one does not hold its thread all the while.
+    """
+
+    def __init__(self, folder: Path, unpacker: Unpacker, limit: Limit) -> None:
+        self.file = SpoolFile(folder)
+        self._unpacker = unpacker
+        self._limit = limit
+        self._size = 0
+        self._pieces: Iterator[bytes] = iter(())
+
+    def put(self, packed: bytes) -> None:
+        """The next packed bytes; the ones before must be done."""
+        self._pieces = self._unpacker.feed(packed)
+
+    def advance(self) -> bool:
+        """Unpacks and writes some mebibytes; False once all that was put is done.
+
+        BadRequest for broken bytes, TooLarge past the limit.
+        """
+        done = True
+        for piece in itertools.islice(self._pieces, _PIECES_PER_JOB):
+            self._size += len(piece)
+            if self._size > self._limit.size:
+                raise TooLarge(
+                    f"the unpacked body has more than {self._limit.size} bytes",
+                    self._limit.setting,
+                )
+            self.file.write(piece)
+            done = False
+        return not done
+
+    def finish(self) -> Path:
+        """Closes the file; BadRequest if the packed bytes were cut off."""
+        self._unpacker.finish()
+        self.file.close()
+        return self.file.path

@@ -1,0 +1,369 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""One request of the sync protocol, from its head to its answer.
+
+Two framings, told apart by the anki-sync header (docs/sync-protocol.md, 1.3 and 1.4). In
+protocol 11 the key is in a header and is checked before the body is read; in 8 to 10 it is
+somewhere in the form, so the form is read first.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from urllib.parse import parse_qs
+
+from cardkeep import messages
+from cardkeep.errors import BadRequest, NotAccepted, TooLarge
+from cardkeep.http import errors
+from cardkeep.http.asgi import Headers, Receive, Scope, Send
+from cardkeep.http.bodies import Incoming, KeptBody
+from cardkeep.http.errors import Gone, WrongVerb
+from cardkeep.http.limits import Limit, Limits
+from cardkeep.http.outgoing import Outgoing, send_whole
+from cardkeep.http.peer import Peer
+from cardkeep.http.routing import find_method
+from cardkeep.http.spool import SpoolFile, UnpackedFile
+from cardkeep.http.steps import Steps
+from cardkeep.http.workers import Workers
+from cardkeep.wire import answer as answers
+from cardkeep.wire import compression, direct, media_json, media_zip
+from cardkeep.wire.compression import Gzip, Plain, Unpacker, Zstd
+from cardkeep.wire.multipart import FormReader
+from cardkeep.wire.request import Head, Method, Payload, read_json
+from cardkeep.wire.versions import FORM
+
+#: Packed and unpacked, what takes well under a millisecond to unpack and parse.
+SMALL_PACKED = 16 * 1024
+SMALL = 32 * 1024
+
+
+class SyncRoutes:
+    """The ASGI application of the sync protocol; `peer` tells the clients' addresses."""
+
+    def __init__(
+        self, steps: Steps, limits: Limits | None = None, peer: Peer | None = None
+    ) -> None:
+        self.steps = steps
+        self.limits = limits or Limits()
+        self.peer = peer or Peer()
+        self.workers = Workers(self.limits.threads)
+        self.big_json = asyncio.Semaphore(self.limits.big_json_at_once)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        exchange = _Exchange(self, scope, receive, send)
+        try:
+            await exchange.run()
+        except Gone:
+            errors.logger.debug("%s closed the connection", exchange.address)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the client gets an answer)
+            await exchange.refuse(error)
+        finally:
+            await exchange.clean_up()
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self.workers.close()
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    __slots__ = (
+        "_big",
+        "_incoming",
+        "_kept",
+        "_limits",
+        "_method",
+        "_outgoing",
+        "_packed",
+        "_receive",
+        "_routes",
+        "_scope",
+        "_send",
+        "_spooled",
+        "_steps",
+        "_user",
+        "address",
+    )
+
+    def __init__(self, routes: SyncRoutes, scope: Scope, receive: Receive, send: Send) -> None:
+        self._routes = routes
+        self._steps = routes.steps
+        self._limits = routes.limits
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._incoming = Incoming(receive, routes.limits)
+        self._method: Method | None = None
+        self._packed = False  # whether the answer is a zstd frame
+        self._user = ""
+        self.address = ""
+        self._outgoing: Outgoing | None = None
+        # To be given back at the end.
+        self._kept: KeptBody | None = None
+        self._spooled: SpoolFile | None = None
+        self._big = False
+
+    # --- the two framings ---------------------------------------------------------------
+
+    async def run(self) -> None:
+        scope = self._scope
+        self.address = self._routes.peer.address(scope)
+        self._method = method = find_method(scope["path"])
+        verb = scope["method"]
+        if verb not in method.verbs:
+            raise WrongVerb(verb, method.verbs)
+        content_type = b""
+        for name, value in scope["headers"]:
+            if name == direct.HEADER:
+                await self._direct(method, direct.read_head(value))
+                return
+            if name == b"content-type":
+                content_type = value
+        if verb == "POST":
+            await self._form(method, content_type)
+        else:
+            await self._query(method)
+
+    async def _direct(self, method: Method, head: Head) -> None:
+        """Protocol 11."""
+        self._packed = direct.answers_packed(head)
+        if method.message is messages.HostKey:
+            self._incoming.limit_to(self._limits.login)
+            caller = None
+        else:
+            caller = self._authenticate(method, head)
+        if method.payload is Payload.JSON:
+            message = await self._read_json(method, await self._keep_body(), Zstd)
+        else:
+            message = await self._read_stream(method)
+        await self._perform(caller, head, message)
+
+    async def _form(self, method: Method, content_type: bytes) -> None:
+        """Protocols 8 to 10."""
+        reader = FormReader(content_type)
+        if method.message is messages.HostKey:
+            self._incoming.limit_to(self._limits.login)
+        kept = await self._keep_body(reader)
+        form = reader.finish()
+        caller = None
+        if method.message is not messages.HostKey:
+            caller = self._authenticate(method, form.head)
+        unpacker: type[Unpacker] = Gzip if form.gzipped else Plain
+        message: messages.ClientMessage
+        # Legacy clients post to begin and have their version in the form.
+        if method.message is messages.MediaBegin and form.head.client:
+            message = media_json.begin(form.head.client)
+        elif method.payload is Payload.JSON:
+            message = await self._read_json(method, kept, unpacker)
+        else:
+            message = await self._read_kept(method, kept, unpacker)
+        await self._perform(caller, form.head, message)
+
+    async def _query(self, method: Method) -> None:
+        """`GET begin?k=…&v=…` of v10 clients (9.1)."""
+        query = parse_qs(self._scope["query_string"].decode("latin-1"), max_num_fields=20)
+        key, client = (query.get(name, [""])[-1] for name in ("k", "v"))
+        head = Head(FORM, key, "", client)
+        caller = self._authenticate(method, head)
+        await self._perform(caller, head, media_json.begin(client))
+
+    def _authenticate(self, method: Method, head: Head) -> messages.Caller:
+        caller = self._steps.authenticate(
+            head.host_key,
+            protocol=head.version,
+            session_key=head.session_key,
+            client=head.client,
+            address=self.address,
+        )
+        self._user = caller.user
+        if method.needs_session and not head.session_key:
+            raise BadRequest("no session key")
+        return caller
+
+    # --- bodies to messages -------------------------------------------------------------
+
+    async def _keep_body(self, form: FormReader | None = None) -> KeptBody:
+        """Reads the body to its end and keeps it; of a form only `data`."""
+        self._kept = kept = KeptBody(self._steps.spool, self._routes.workers)
+        incoming = self._incoming
+        while not incoming.complete:
+            data = await incoming.piece()
+            if form is not None:
+                data = form.feed(data)
+            if data:
+                await kept.add(data)
+        return kept
+
+    async def _read_json(
+        self, method: Method, kept: KeptBody, unpacker: Callable[[], Unpacker]
+    ) -> messages.ClientMessage:
+        packed = kept.in_memory()
+        if packed is not None and len(packed) <= SMALL_PACKED:
+            payload = _unpack_small(packed, unpacker)
+            if payload is not None:
+                return read_json(method, payload)
+        run = self._routes.workers.run
+        read = partial(_read_long_json, method, kept, unpacker, self._limits.json)
+        message = await run(read, self._limits.big_json)
+        if message is None:
+            await self._routes.big_json.acquire()
+            self._big = True
+            message = await run(read, self._limits.json.size)
+        return message
+
+    async def _read_stream(self, method: Method) -> messages.ClientMessage:
+        """A zstd frame, unpacked to a file as it arrives."""
+        run = self._routes.workers.run
+        file = await self._unpacked_file(method, Zstd())
+        while not self._incoming.complete:
+            batch = await self._incoming.batch()
+            if batch:
+                file.put(batch)
+                while await run(file.advance):
+                    pass
+        return await run(_message_of_file, method, file)
+
+    async def _read_kept(
+        self, method: Method, kept: KeptBody, unpacker: Callable[[], Unpacker]
+    ) -> messages.ClientMessage:
+        """`data` of a form, known to be gzip or not only now."""
+        run = self._routes.workers.run
+        file = await self._unpacked_file(method, unpacker())
+        pieces = kept.pieces()
+        while (piece := await run(next, pieces, None)) is not None:
+            file.put(piece)
+            while await run(file.advance):
+                pass
+        await run(kept.remove)
+        return await run(_message_of_file, method, file)
+
+    async def _unpacked_file(self, method: Method, unpacker: Unpacker) -> UnpackedFile:
+        limits = self._limits
+        limit = limits.collection if method.payload is Payload.COLLECTION else limits.media_zip
+        file = await self._routes.workers.run(UnpackedFile, self._steps.spool, unpacker, limit)
+        self._spooled = file.file
+        return file
+
+    # --- answers ------------------------------------------------------------------------
+
+    async def _perform(
+        self, caller: messages.Caller | None, head: Head, message: messages.ClientMessage
+    ) -> None:
+        answer: messages.Answer
+        if isinstance(message, messages.HostKey):
+            self._user = message.user
+            answer = await self._steps.login(message, client=head.client, address=self.address)
+        elif caller is not None:
+            answer = await self._steps.perform(caller, message)
+        else:
+            raise TypeError("only a login comes from nobody")
+        if isinstance(answer, messages.CollectionFile):
+            await self._stream(answer.source)
+        elif isinstance(answer, messages.MediaFiles):
+            pack = partial(media_zip.pack, answer.files, self._steps.spool)
+            await self._stream(await self._routes.workers.run(pack))
+        elif answers.is_small(answer):
+            await self._send_payload(answers.write(answer))
+        else:
+            write = _write_packed if self._packed else _write_plain
+            size, body = await self._routes.workers.run(write, answer)
+            await send_whole(self._send, 200, self._headers(size), body)
+
+    async def _stream(self, source: messages.ByteSource) -> None:
+        self._outgoing = Outgoing(source, self._routes.workers, packed=self._packed)
+        await self._outgoing.stream(self._receive, self._send, self._limits.idle_seconds)
+
+    async def _send_payload(self, payload: bytes) -> None:
+        body = compression.pack(payload) if self._packed else payload
+        await send_whole(self._send, 200, self._headers(len(payload)), body)
+
+    def _headers(self, size: int) -> Headers:
+        kind = (b"content-type", b"application/octet-stream")
+        if self._packed:
+            return [kind, (direct.SIZE_HEADER, b"%d" % size)]
+        return [kind]
+
+    async def refuse(self, error: Exception) -> None:
+        """Says no; the rest of the body is read first (1.2)."""
+        method = self._method
+        words = None
+        if isinstance(error, NotAccepted) and method is not None:
+            words = answers.write_refusal(method, error.words)
+        status = 200 if words is not None else errors.status_of(error)
+        name = method.name if method is not None else self._scope["path"]
+        errors.log_refusal(name, self._user, self.address, status, error)
+        if self._outgoing is not None and self._outgoing.started:
+            return  # Too late for a status: leaving the answer unfinished ends the connection.
+        try:
+            complete = self._incoming.complete or await self._incoming.discard()
+        except Gone:
+            return
+        if words is not None:
+            await self._send_payload(words)
+            return
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), *errors.headers_of(error)]
+        if not complete:
+            headers.append((b"connection", b"close"))
+        await send_whole(self._send, status, headers, errors.text_of(status))
+
+    async def clean_up(self) -> None:
+        """Takes away the files that are still there."""
+        if self._big:
+            self._routes.big_json.release()
+        if self._kept is not None and self._kept.on_disk:
+            await self._routes.workers.run(self._kept.remove)
+        if self._spooled is not None:
+            await self._routes.workers.run(self._spooled.remove)
+
+
+def _unpack_small(packed: bytes, unpacker: Callable[[], Unpacker]) -> bytes | None:
+    """The payload if it is small; None if not, or if it needs a closer look."""
+    if unpacker is Zstd:
+        return compression.unpack_small(packed, SMALL)
+    # One piece is all there is, or at least PIECE bytes.
+    single = unpacker()
+    payload = next(single.feed(packed), b"")
+    if len(payload) > SMALL:
+        return None
+    single.finish()
+    return payload
+
+
+def _read_long_json(
+    method: Method,
+    kept: KeptBody,
+    make_unpacker: Callable[[], Unpacker],
+    limit: Limit,
+    most: int,
+) -> messages.ClientMessage | None:
+    """None if the payload has more than `most` bytes but is within the limit so far."""
+    unpacker = make_unpacker()
+    payload = bytearray()
+    for packed in kept.pieces():
+        for piece in unpacker.feed(packed):
+            payload += piece
+            if len(payload) > limit.size:
+                raise TooLarge(f"the JSON has more than {limit.size} bytes", limit.setting)
+            if len(payload) > most:
+                return None
+    unpacker.finish()
+    return read_json(method, bytes(payload))
+
+
+def _message_of_file(method: Method, unpacked: UnpackedFile) -> messages.ClientMessage:
+    path: Path = unpacked.finish()
+    if method.payload is Payload.COLLECTION:
+        return messages.Upload(path)
+    return messages.UploadChanges(media_zip.read_upload(path))
+
+
+def _write_plain(answer: messages.Answer) -> tuple[int, bytes]:
+    payload = answers.write(answer)
+    return len(payload), payload
+
+
+def _write_packed(answer: messages.Answer) -> tuple[int, bytes]:
+    payload = answers.write(answer)
+    return len(payload), compression.pack(payload)

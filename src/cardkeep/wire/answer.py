@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Answers as plain payloads; whether they are packed is for the framing to say."""
+
+from collections.abc import Callable
+from typing import Any
+
+from cardkeep import messages
+from cardkeep.wire import collection_json, media_json
+from cardkeep.wire.request import Method
+
+#: An answer of about this many bytes still takes less than a millisecond to write and pack.
+SMALL_BYTES = 128 * 1024
+
+#: Records that go through protobuf: about 50 µs each.
+SMALL_RECORDS = 8
+
+_WRITERS: dict[type, Callable[[Any], bytes]] = collection_json.WRITERS | media_json.WRITERS
+
+
+def write(answer: messages.Answer) -> bytes:
+    """The payload of any answer but `CollectionFile` and `MediaFiles`, which are streamed."""
+    return _WRITERS[type(answer)](answer)
+
+
+def write_refusal(method: Method, words: str) -> bytes | None:
+    """The payload of a 200 that says no in words, None if the method has no place for words.
+
+    `upload` shows any text but OK, media methods show `err` (docs/sync-protocol.md, 2.2).
+    """
+    if method.message is messages.Upload:
+        return words.encode()
+    if method.area == "msync":
+        return media_json.write_error(words)
+    return None
+
+
+def is_small(answer: messages.Answer) -> bool:
+    """Whether writing and packing the answer certainly takes less than a millisecond."""
+    if isinstance(answer, messages.Chunk):
+        if len(answer.revlog) + len(answer.cards) + len(answer.notes) > 300:
+            return False
+        # Field 6 of a note row holds all its fields; everything else in a row is short.
+        return sum(len(row[6]) for row in answer.notes) < SMALL_BYTES
+    if isinstance(answer, messages.Changes):
+        records = len(answer.notetypes) + len(answer.decks) + len(answer.deck_configs)
+        return records <= SMALL_RECORDS and len(answer.tags) <= 1000
+    return True
