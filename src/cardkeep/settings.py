@@ -314,7 +314,7 @@ def _find(
             return environment[variable], f"environment variable {variable}"
         if setting.secret and environment.get(variable + "_FILE"):
             variable += "_FILE"
-            return _secret(variable, environment[variable]), f"environment variable {variable}"
+            return read_secret(variable, environment[variable]), f"environment variable {variable}"
     if name in file:
         return _file_text(name, file[name], file_source), file_source
     return setting.default, "default"
@@ -367,14 +367,14 @@ def _file_text(name: str, value: object, source: str) -> str:
     raise SettingsError(f"{name}: {value!r} ({source}) cannot be used; expected text or a number")
 
 
-def _secret(variable: str, path: str) -> str:
+def read_secret(source: str, path: str) -> str:
     """The content of a secret's file, without the newline that editors put at the end."""
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
     except OSError as error:
-        raise SettingsError(f"{variable}: {path!r}: {error.strerror}") from None
+        raise SettingsError(f"{source}: {path!r}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise SettingsError(f"{variable}: {path!r} is not text in UTF-8") from None
+        raise SettingsError(f"{source}: {path!r} is not text in UTF-8") from None
     return text.removesuffix("\n").removesuffix("\r")
 
 
@@ -446,7 +446,7 @@ def _user_texts(
             expected = number + 1
             variable = variables[prefix, number]
             text = environment[variable]
-            yield variable, _secret(variable, text) if variable.endswith("_FILE") else text
+            yield variable, read_secret(variable, text) if variable.endswith("_FILE") else text
     users = file.get("users", {})
     if not isinstance(users, dict) or not all(isinstance(value, str) for value in users.values()):
         raise SettingsError(

@@ -393,14 +393,19 @@ class AccountStore:
     def add_user(self, name: str, password: str, *, now: float | None = None) -> None:
         """Makes an own user. Raises UserExists, and AccountError for a name that cannot be."""
         name = check_name(name)
-        self._check_free(name)  # before the hashing, for a quick answer
         hashed = passwords.hash_password(_checked_password(password))
         with self._writing() as connection:
             _insert_or_adopt(connection, name, "own", hashed, int(_time(now)))
 
-    def _check_free(self, name: str) -> None:
+    def check_free(self, name: str) -> None:
+        """Raises UserExists or AccountError if no user of that name can be made."""
         with self._reading() as connection:
-            _check_free(connection, name)
+            _check_free(connection, check_name(name))
+
+    def check_changeable(self, name: str, *, of_any_source: bool = False) -> None:
+        """Raises AccountError if no such user can be changed (or removed, `of_any_source`)."""
+        with self._reading() as connection:
+            _changeable(connection, name, of_any_source=of_any_source)
 
     def set_password(self, name: str, password: str) -> None:
         """Gives an own user another password; all keys of the user end. Raises AccountError."""

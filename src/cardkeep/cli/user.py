@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""`cardkeep user`: makes, changes and lists users, also while the server runs."""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from cardkeep import settings
+from cardkeep.accounts.names import check_name
+from cardkeep.accounts.store import AccountStore
+from cardkeep.cli.options import options
+from cardkeep.errors import SettingsError, UserExists
+
+PASSWORD_ENVIRONMENT = "CARDKEEP_PASSWORD"  # noqa: S105 - the name of a variable
+
+
+@click.group()
+def user() -> None:
+    """Make, change and list users. A running server knows at its next request."""
+
+
+@contextlib.contextmanager
+def opened(config: str | None, folder: str | None) -> Iterator[AccountStore]:
+    """The accounts of the folder that a server with the same settings would serve."""
+    base = settings.load({"config": config, "folder": folder}).folder
+    if not base.is_dir():
+        raise SettingsError(f"folder: {str(base)!r} is no folder; expected the server's")
+    store = AccountStore(base)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+password_file = click.option(
+    "--password-file", metavar="FILE", help="Read the password from this file; - for stdin."
+)
+
+
+def read_password(file: str | None) -> str:
+    """The password from the file, the environment, the terminal or standard input."""
+    if file is not None and file != "-":
+        return settings.read_secret("--password-file", file)
+    if file is None:
+        if given := os.environ.get(PASSWORD_ENVIRONMENT):
+            return given
+        if given := os.environ.get(PASSWORD_ENVIRONMENT + "_FILE"):
+            return settings.read_secret(PASSWORD_ENVIRONMENT + "_FILE", given)
+        if sys.stdin.isatty():
+            password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+            return password
+    return sys.stdin.readline().removesuffix("\n").removesuffix("\r")
+
+
+@user.command()
+@click.argument("name")
+@password_file
+@click.option("--ignore-exists", is_flag=True, help="A user who is there already is no error.")
+@options("folder")
+def add(
+    name: str,
+    password_file: str | None,
+    ignore_exists: bool,
+    config: str | None,
+    folder: str | None,
+) -> None:
+    """Make a user.
+
+    The password is asked for on a terminal; else it is CARDKEEP_PASSWORD, the content of the file
+    CARDKEEP_PASSWORD_FILE, or the first line of standard input.
+    """
+    base = settings.load({"config": config, "folder": folder}).folder
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with opened(config, folder) as store:
+        try:
+            store.check_free(name)  # before anybody thinks of a password
+            store.add_user(name, read_password(password_file))
+        except UserExists:
+            if not ignore_exists:
+                raise
+            click.echo(f"{name} is there already; nothing was changed")
+        else:
+            click.echo(f"{name} can log in now")
+
+
+@user.command()
+@click.argument("name")
+@password_file
+@options("folder")
+def passwd(name: str, password_file: str | None, config: str | None, folder: str | None) -> None:
+    """Give a user another password. All devices of the user must log in again."""
+    with opened(config, folder) as store:
+        store.check_changeable(name)
+        store.set_password(name, read_password(password_file))
+    click.echo(f"{name} has another password now; all devices must log in again")
+
+
+@user.command()
+@click.argument("name")
+@options("folder")
+def disable(name: str, config: str | None, folder: str | None) -> None:
+    """Lock a user out. Nothing is deleted; all devices must log in again once enabled."""
+    with opened(config, folder) as store:
+        store.disable(name)
+    click.echo(f"{name} cannot sync any more")
+
+
+@user.command()
+@click.argument("name")
+@options("folder")
+def enable(name: str, config: str | None, folder: str | None) -> None:
+    """Let a disabled user log in again."""
+    with opened(config, folder) as store:
+        store.enable(name)
+    click.echo(f"{name} can log in again")
+
+
+@user.command()
+@click.argument("name")
+@click.option("--delete-data", is_flag=True, help="Delete the collection and media too.")
+@click.option("--yes", is_flag=True, help="Do not ask whether to delete the data.")
+@options("folder")
+def remove(name: str, delete_data: bool, yes: bool, config: str | None, folder: str | None) -> None:
+    """Forget a user, whose devices are out at once. The user's folder stays."""
+    with opened(config, folder) as store:
+        store.check_changeable(name, of_any_source=True)
+        path = store.base / check_name(name)
+        if delete_data and not yes:
+            click.confirm(f"Delete {path} with everything in it?", abort=True)
+        store.remove_user(name)
+    if delete_data:
+        _delete(path)
+        click.echo(f"{name} and {path} are deleted")
+    else:
+        click.echo(f"{name} is removed" + (f"; {path} is kept" if path.exists() else ""))
+
+
+def _delete(folder: Path) -> None:
+    """Takes the folder out of the server's sight first, so that nobody meets half of it."""
+    if not folder.exists():
+        return
+    aside = folder.parent / ".cardkeep" / f"removed-{secrets.token_hex(8)}"
+    aside.parent.mkdir(mode=0o700, exist_ok=True)
+    folder.rename(aside)
+    shutil.rmtree(aside)
+
+
+@user.command("list")
+@click.option("--json", "as_json", is_flag=True, help="For programs: times in seconds since 1970.")
+@options("folder")
+def list_users(as_json: bool, config: str | None, folder: str | None) -> None:
+    """List all users."""
+    with opened(config, folder) as store:
+        users = store.users()
+    if as_json:
+        click.echo(json.dumps([asdict(entry) for entry in users], ensure_ascii=False, indent=2))
+        return
+    rows = [
+        (
+            entry.name,
+            _SOURCES[entry.source],
+            "disabled" if entry.disabled else "",
+            str(entry.devices),
+            when(entry.last_used),
+        )
+        for entry in users
+    ]
+    show_table(("name", "from", "state", "devices", "last sync"), rows)
+
+
+_SOURCES = {
+    "own": "user add",
+    "environment": "SYNC_USERn",
+    "former": "SYNC_USERn, earlier",
+    "open": "--open",
+}
+
+
+def when(moment: int | None) -> str:
+    """A time for people, in their own time zone."""
+    return "never" if moment is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+
+
+def show_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Prints a table, as wide as it needs to be when nobody looks at it on a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    width = None if sys.stdout.isatty() else 1000
+    Console(width=width, soft_wrap=False).print(table)
