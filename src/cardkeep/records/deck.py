@@ -26,6 +26,7 @@ from cardkeep.records.fields import (
     array,
     lenient,
     mapping,
+    named,
     number_or_text,
     numbers_back,
     object_id,
@@ -221,7 +222,7 @@ def from_json(obj: object) -> Deck:
     """The row of a deck in legacy JSON. BadRequest if it is none."""
     if type(obj) is not dict:
         raise BadRequest("deck: expected an object")
-    where = f"deck {obj.get('id')!r:.24}"
+    where = named("deck", obj)
     deck = _DECK.read(obj, where)
     filtered = deck.columns["filtered"]
     table = _FILTERED if filtered else _NORMAL

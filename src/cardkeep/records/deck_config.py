@@ -26,6 +26,7 @@ from cardkeep.records.fields import (
     integer,
     lenient,
     mapping,
+    named,
     number_back,
     numbers_back,
     object_id,
@@ -288,7 +289,7 @@ def from_json(obj: object) -> DeckConfig:
     """The row of a deck config in legacy JSON. BadRequest if it is none."""
     if type(obj) is not dict:
         raise BadRequest("deck config: expected an object")
-    where = f"deck config {obj.get('id')!r:.24}"
+    where = named("deck config", obj)
     kept = _CONFIG.read(obj, where)
     columns, fields = kept.columns, kept.fields
     other = other_keys(obj, _CONFIG.names, where)

@@ -283,10 +283,30 @@ def _number_in(value: Any) -> Any:
     return int(match[1] + match[2]) if match else value
 
 
+def named(kind: str, json: object) -> str:
+    """What an error calls the object: its kind, and its id if it has a sane one."""
+    number = json.get("id") if isinstance(json, dict) else None
+    return kind if number is None else f"{kind} {_shown(number)}"
+
+
 def _unfit(expected: str, value: Any) -> Unfit:
-    names = {dict: "an object", list: "a list", type(None): "null", str: "text"}
-    found = names.get(type(value)) or f"{value!r:.40}"
-    return Unfit(f"expected {expected}, got {found}")
+    return Unfit(f"expected {expected}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    # Never the value itself if it may be long, deep, or someone's text.
+    if isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**64):
+        return repr(value)
+    return _SHOWN.get(type(value), "something else")
+
+
+_SHOWN = {
+    dict: "an object",
+    int: "a huge integer",
+    list: "a list",
+    str: "text",
+    type(None): "null",
+}
 
 
 # --- ways back --------------------------------------------------------------------------

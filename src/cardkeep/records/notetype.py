@@ -27,6 +27,7 @@ from cardkeep.records.fields import (
     array,
     integer,
     lenient,
+    named,
     object_id,
     or_null,
     other_keys,
@@ -188,7 +189,7 @@ def from_json(obj: object) -> Notetype:
 
     That its fields and templates have different names is not checked here.
     """
-    where = f"notetype {obj.get('id')!r:.24}" if type(obj) is dict else "notetype"
+    where = named("notetype", obj)
     columns, config = _read(_NOTETYPE, _NotetypeConfig, obj, where)
     return Notetype(
         id=columns["id"],
@@ -267,7 +268,7 @@ def _write(
 
 
 def _parts_to_json(
-    table: Table, kind: Any, parts: Sequence[Field] | Sequence[Template], where: str
+    table: Table, kind: Any, parts: Sequence[Field | Template], where: str
 ) -> list[dict[str, Any]]:
     return [
         _write(

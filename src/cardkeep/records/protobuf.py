@@ -64,9 +64,16 @@ def decode(kind: type[Message], blob: bytes, what: str) -> Message:
 
 
 def with_unknown(kind: type[Message], stored: bytes, received: bytes, what: str) -> bytes:
-    """`received`, together with the fields of `stored` that `kind` does not know."""
-    old = decode(kind, stored, what)
+    """`received`, together with the fields of `stored` that `kind` does not know.
+
+    What was stored may be broken, which is no reason to refuse its replacement. BadRequest,
+    naming `what`, if `received` is.
+    """
     new = decode(kind, received, what)
+    try:
+        old = decode(kind, stored, what)
+    except BadRequest:
+        return received
     if not _carry_over(old, new):
         return received
     return new.SerializeToString()
