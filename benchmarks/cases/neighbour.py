@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What one user's work does to another user's `meta`.
 
-`meta` is sent every 10 ms, on schedule: where an answer is so late that the next request
-could not be sent in time, that request's wait counts from when it was due. Whoever disturbs
-runs in a process of its own, at a lower priority, so that what is seen is the server's doing.
+`meta` is sent every 10 ms. An answer that takes longer stands for the requests that would have
+been asked meanwhile, each 10 ms later, so that a long wait weighs by its length. Whoever
+disturbs runs in a process of its own, at a lower priority, so that what is seen is the
+server's doing.
 """
 
 import contextlib
@@ -31,17 +32,15 @@ Work = Callable[[int, Any], None]
 def _probe(client: Device, until: Callable[[float], bool]) -> list[float]:
     """Latencies of `meta` until the function (given the seconds so far) says stop."""
     latencies = []
-    begin = due = done = time.perf_counter()
-    while not until(due - begin):
-        due += EVERY
-        if (now := time.perf_counter()) < due:
-            time.sleep(due - now)
-        # Asleep for too long is our own lateness; still waiting when it was due is not.
-        asked = due if done > due else time.perf_counter()
+    begin = time.perf_counter()
+    while not until((asked := time.perf_counter()) - begin):
         client.new_session()
         meta(client)
-        done = time.perf_counter()
-        latencies.append(done - asked)
+        latency = time.perf_counter() - asked
+        latencies.append(latency)
+        while (latency := latency - EVERY) > 0:
+            latencies.append(latency)
+        time.sleep(EVERY)
     return latencies
 
 
