@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.bench import Bench, Case
 from benchmarks.cases import bulk, daily, full, media, neighbour, unchanged, users
+from benchmarks.client import AnswerError
 from benchmarks.collections import Store
 from benchmarks.report import CaseResult
 from benchmarks.servers import COMMANDS, REPOSITORY
@@ -91,9 +92,15 @@ def main() -> int:
                 bench.done[case.name] = bench.result
                 print(report.case_table(bench.result, bench.labels), flush=True)
             print(f"[{case.name}: {time.monotonic() - begin:.0f} s]", file=sys.stderr, flush=True)
+    except (AnswerError, OSError):
+        for log in sorted(work.glob("*/base.log")):
+            print(f"--- the end of {log.parent.name}'s log", file=sys.stderr)
+            print(log.read_text(errors="replace")[-3000:], file=sys.stderr)
+        raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
         if bench.done:
+            print(report.summary(bench.done.values(), bench.labels))
             print(report.write(bench.done.values(), bench.labels, args.results), file=sys.stderr)
     return 0
 

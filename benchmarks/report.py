@@ -21,6 +21,9 @@ UNITS = {
     "MB": 1e-6,
     "x": 1.0,
 }
+PEAK = "peak RSS"
+"""How the names of figures end whose greatest value counts."""
+
 BASE_UNITS = {"ms": "seconds", "s": "seconds", "MB": "bytes", "x": "number"}
 """What values are kept in."""
 
@@ -100,12 +103,38 @@ def case_table(result: CaseResult, labels: Sequence[str]) -> str:
         "| | " + " | ".join(labels) + " | ratio | must / hoped |",
         "| --- |" + " ---: |" * (len(labels) + 1) + " --- |",
     ]
-    for figure in result.figures.values():
-        found = ratio(figure, labels)
-        cells = [shown(figure.middle(label), figure.unit) for label in labels]
-        cells += ["" if found is None else f"{found:.2f}", _verdict(figure, labels)]
-        lines.append(f"| {figure.name} | " + " | ".join(cells) + " |")
+    lines += [_line(figure.name, figure, labels) for figure in result.figures.values()]
     return "\n".join(lines) + "\n"
+
+
+def summary(results: Iterable[CaseResult], labels: Sequence[str]) -> str:
+    """One markdown table of every figure that something is wanted of."""
+    lines = [
+        "| | " + " | ".join(labels) + " | ratio | must / hoped |",
+        "| --- |" + " ---: |" * (len(labels) + 1) + " --- |",
+    ]
+    greatest: Figure | None = None
+    for result in results:
+        for figure in result.figures.values():
+            if figure.aim is None:
+                continue
+            if figure.name.endswith(PEAK):
+                greatest = greatest or Figure(f"{PEAK}, the greatest of all", "MB", figure.aim)
+                for label, values in figure.values.items():
+                    before = greatest.values.get(label, [0.0])[0]
+                    greatest.values[label] = [max(before, *values)]
+                continue
+            lines.append(_line(f"{result.title}: {figure.name}", figure, labels))
+    if greatest is not None:
+        lines.append(_line(greatest.name, greatest, labels))
+    return "\n".join(lines) + "\n"
+
+
+def _line(name: str, figure: Figure, labels: Sequence[str]) -> str:
+    found = ratio(figure, labels)
+    cells = [shown(figure.middle(label), figure.unit) for label in labels]
+    cells += ["" if found is None else f"{found:.2f}", _verdict(figure, labels)]
+    return f"| {name} | " + " | ".join(cells) + " |"
 
 
 def _revision() -> str:
@@ -144,6 +173,7 @@ def write(results: Iterable[CaseResult], labels: Sequence[str], folder: Path) ->
     facts = circumstances()
     stem = folder / time.strftime("%Y%m%d-%H%M%S")
     text = ", ".join(f"{name} {value}" for name, value in facts.items()) + "\n\n"
+    text += summary(results, labels) + "\n"
     text += "\n".join(case_table(result, labels) for result in results)
     markdown = stem.with_suffix(".md")
     markdown.write_text(text)

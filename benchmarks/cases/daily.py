@@ -3,7 +3,7 @@
 
 from collections.abc import Callable
 
-from benchmarks.bench import PASSWORD, Bench, Case
+from benchmarks.bench import PASSWORD, PEAK_AIM, Bench, Case
 from benchmarks.client import Device, Latencies, Pending, Received, Replica, device, expect, sync
 from benchmarks.collections import Author, Shape, replica
 from benchmarks.measure import Usage, measured, percentile
@@ -121,7 +121,7 @@ def _round(bench: Bench, pair: Pair, days: list[Pending], aim: Aim | None) -> No
     written = sum(usage.written for usage in pushes) / len(days)
     bench.add(server, "written, push", written, "MB")
     peak = max(usage.peak_rss for usage in (*pushes, *fetches))
-    bench.add(server, "peak RSS", peak, "MB", Aim(120, 80, of="value"))
+    bench.add(server, "peak RSS", peak, "MB", PEAK_AIM)
 
 
 def _growth(bench: Bench) -> None:

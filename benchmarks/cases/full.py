@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.bench import PASSWORD, Bench, Case
+from benchmarks.bench import PASSWORD, PEAK_AIM, Bench, Case
 from benchmarks.client import Device, device, download, expect, meta, upload
 from benchmarks.collections import Shape, expand, replica
 from benchmarks.measure import measured
@@ -34,9 +34,7 @@ def full(shape: Shape, aims: tuple[Aim | None, Aim | None]) -> Callable[[Bench],
                     bench.add(server, "upload CPU", usage.cpu, "s", aims[0])
                     bench.add(server, "upload took", took, "s")
                     bench.add(server, "upload written", usage.written, "MB")
-                    bench.add(
-                        server, "upload peak RSS", usage.peak_rss, "MB", Aim(120, 80, of="value")
-                    )
+                    bench.add(server, "upload peak RSS", usage.peak_rss, "MB", PEAK_AIM)
                 for server in servers:
                     target = bench.work / f"{server.label}.zst"
                     with device(server.port, "ana", PASSWORD) as ana:
@@ -48,9 +46,7 @@ def full(shape: Shape, aims: tuple[Aim | None, Aim | None]) -> Callable[[Bench],
                     bench.add(server, "download took", took, "s")
                     bench.add(server, "download body", target.stat().st_size, "MB")
                     bench.add(server, "download written", usage.written, "MB")
-                    bench.add(
-                        server, "download peak RSS", usage.peak_rss, "MB", Aim(120, 80, of="value")
-                    )
+                    bench.add(server, "download peak RSS", usage.peak_rss, "MB", PEAK_AIM)
                     target.unlink()
 
     return run

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import PASSWORD, Bench, Case
+from benchmarks.bench import PASSWORD, PEAK_AIM, Bench, Case
 from benchmarks.cases.full import FIVE_HUNDRED, TEN
 from benchmarks.client import Device, compressed, device, download, expect, meta, upload
 from benchmarks.collections import Shape
@@ -112,7 +112,7 @@ def _measure(bench: Bench, server: Server, key: str, name: str, work: Work, argu
     bench.add(server, f"{name}: p99", high, "ms")
     bench.add(server, f"{name}: worst", max(busy), "ms")
     bench.add(server, f"{name}: p99 over idle p99", high / low, "x", Aim(3, 1.5, "value"))
-    bench.add(server, f"{name}: peak RSS", afterwards, "MB", Aim(120, 80, "value"))
+    bench.add(server, f"{name}: peak RSS", afterwards, "MB", PEAK_AIM)
 
 
 def _neighbour(bench: Bench) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """A sync with nothing to do, which is what most syncs are; and a login."""
 
-from benchmarks.bench import PASSWORD, Bench, Case
+from benchmarks.bench import PASSWORD, PEAK_AIM, Bench, Case
 from benchmarks.client import device, expect, media_begin, meta
 from benchmarks.collections import Shape, replica
 from benchmarks.measure import measured, percentile
@@ -35,7 +35,7 @@ def _unchanged(bench: Bench) -> None:
                         values = ana.latencies.by_method[method]
                         bench.add(server, f"{method} median", percentile(values, 0.5), "ms")
                         bench.add(server, f"{method} p99", percentile(values, 0.99), "ms")
-                    bench.add(server, "peak RSS", usage.peak_rss, "MB", Aim(120, 80, of="value"))
+                    bench.add(server, "peak RSS", usage.peak_rss, "MB", PEAK_AIM)
             for server in servers:
                 with measured(server.tree) as usage:
                     for _ in range(count // 4):
