@@ -238,7 +238,7 @@ class Settings:
     )
     max_collection: int = _setting(
         SIZE,
-        "8G",
+        "4G",
         ("CARDKEEP_MAX_COLLECTION",),
         "Largest collection, uncompressed.",
     )
