@@ -58,10 +58,10 @@ def by_lost_sync(folder: UserFolder, db: sqlite3.Connection, state: State) -> se
 
 
 def forget(folder: UserFolder, state: State) -> None:
-    """Sends everything the next time.
+    """Sends everything the next time: the client lacks the very reviews that were kept back.
 
-    After a failed check: the key of the official server is shared by all devices of a
-    user, so "the same device" may have been another one.
+    The key of the official server is shared by all devices of a user, so "the same device"
+    can have been another one.
     """
     with suppress(FileNotFoundError):
         folder.brought(state.device).unlink()

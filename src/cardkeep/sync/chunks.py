@@ -33,24 +33,28 @@ def _next(context: Context, caller: Caller) -> Chunk:
         context.library.lend(caller.user, heavy=True) as db,
         session.live(context, caller) as (file, state),
     ):
-        outgoing = state.outgoing
-        if outgoing is None:
-            state, ids = _work_out(context, db, caller, file, state)
-            outgoing = state.outgoing
-            assert outgoing is not None  # noqa: S101 (just worked out)
+        largest = _ROWS.get(state.protocol, _OLD_ROWS)
+        if state.outgoing is None:
+            outgoing, withheld, ids = _work_out(context, db, caller, file, state)
+            chunk, sent = _read(db, outgoing, ids[:largest])
+            if not chunk.done:
+                file.keep_outgoing(ids)
+            state = msgspec.structs.replace(state, withheld=withheld)
         else:
-            ids = file.outgoing(outgoing.sent, _ROWS.get(state.protocol, _OLD_ROWS))
-        chunk, sent = _read(db, outgoing, ids[: _ROWS.get(state.protocol, _OLD_ROWS)])
-        file.write(
-            msgspec.structs.replace(state, outgoing=msgspec.structs.replace(outgoing, sent=sent))
-        )
+            outgoing = state.outgoing
+            chunk, sent = _read(db, outgoing, file.outgoing(outgoing.sent, largest))
+        outgoing = msgspec.structs.replace(outgoing, sent=sent)
+        file.write(msgspec.structs.replace(state, outgoing=outgoing))
     return chunk
 
 
 def _work_out(
     context: Context, db: sqlite3.Connection, caller: Caller, file: SessionFile, state: State
-) -> tuple[State, list[int]]:
-    """Finds everything that the client has not seen and this sync does not delete."""
+) -> tuple[Outgoing, int, list[int]]:
+    """Finds everything that the client has not seen and this sync does not delete.
+
+    Also tells how many reviews are withheld (see `brought`).
+    """
     deleted_cards: set[int] = set()
     deleted_notes: set[int] = set()
     for kind, body in file.frames():
@@ -63,10 +67,8 @@ def _work_out(
     own = brought.by_lost_sync(context.library.folder(caller.user), db, state)
     review_ids = _without(revlog.ids_since(db, state.min_usn), own)
     ids = [*note_ids, *card_ids, *review_ids]
-    if len(ids) > _ROWS.get(state.protocol, _OLD_ROWS) or len(note_ids) > _OLD_ROWS:
-        file.keep_outgoing(ids)
     outgoing = Outgoing(len(note_ids), len(card_ids), len(review_ids))
-    return msgspec.structs.replace(state, outgoing=outgoing, withheld=len(own)), ids
+    return outgoing, len(own), ids
 
 
 def _without(ids: Iterable[int], left_out: set[int]) -> list[int]:
@@ -74,7 +76,10 @@ def _without(ids: Iterable[int], left_out: set[int]) -> list[int]:
 
 
 def _read(db: sqlite3.Connection, outgoing: Outgoing, ids: list[int]) -> tuple[Chunk, int]:
-    """Rows for the next `ids`, as many as fit, and how many ids are sent after them."""
+    """Rows for the next `ids`, as many as fit, and how many ids are sent after them.
+
+    A row that was deleted since (by no sync, since none can come between) is left out.
+    """
     at = outgoing.sent
     notes_left = max(outgoing.notes - at, 0)
     cards_left = max(outgoing.notes + outgoing.cards - at, 0)

@@ -18,6 +18,14 @@ async def meta(context: Context, caller: Caller, message: Meta) -> MetaAnswer:
     """
     if not OLDEST <= message.version <= NEWEST:
         raise UnsupportedVersion(f"protocol version {message.version}")
+    if not caller.client and message.client:
+        # Forms do not say which client sends them; this is where versions 8-10 tell.
+        context.accounts.authenticate(
+            caller.host_key,
+            address=caller.address,
+            client=message.client,
+            now=context.now_ms() // 1000,
+        )
     if context.library.is_warm(caller.user):
         return _look(context, caller, message)
     return await context.run(_look, context, caller, message)

@@ -69,7 +69,8 @@ def apply_and_commit(
     )
     if expected is not None and after != expected:
         db.execute("ROLLBACK")
-        brought.forget(file.folder, state)
+        if state.withheld and expected.revlog == after.revlog - state.withheld:
+            brought.forget(file.folder, state)
         file.write(msgspec.structs.replace(state, closed=True))
         return after
     _commit(db, file, state, found, after, now_ms)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Lending collections."""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cardkeep.collection import header
+from cardkeep.collection.library import Library
+from cardkeep.errors import Unavailable
+
+NOW = 1_700_000_000_000
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Iterator[Library]:
+    made = Library(tmp_path, now_ms=lambda: NOW, keep_open=3)
+    yield made
+    made.close()
+
+
+def test_a_new_user_has_a_fresh_collection(library: Library) -> None:
+    """Never synced: mod 0, usn 0, no cards, and a schema time that stays the same."""
+    for _ in range(2):
+        with library.lend("ana") as db:
+            assert header.summary(db) == (0, NOW, 0, True)
+
+
+def test_many_at_once_make_one_collection(library: Library) -> None:
+    """Two requests of a new user meet one file."""
+    inodes = []
+
+    def look() -> None:
+        with library.lend("ana") as db:
+            header.read(db)
+            inodes.append(library.folder("ana").collection.stat().st_ino)
+
+    threads = [threading.Thread(target=look) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(inodes)) == 1
+    assert len(inodes) == 8
+
+
+def test_an_open_transaction_is_rolled_back(library: Library) -> None:
+    """What a holder did not commit is gone, and the next holder is not in its transaction."""
+    with library.lend("ana") as db:
+        db.execute("BEGIN")
+        db.execute("UPDATE col SET usn = 7")
+    with library.lend("ana") as db:
+        assert not db.in_transaction
+        assert header.read(db).usn == 0
+
+
+def test_a_replaced_file_is_noticed(library: Library, tmp_path: Path) -> None:
+    """A connection to a file that is no longer there is not lent again."""
+    with library.lend("ana") as db:
+        header.set_synced(db, mod=1, ls=1, usn=5)
+    with library.lend("bob"):
+        pass
+    library.close()
+    fresh = Library(tmp_path, now_ms=lambda: NOW)
+    try:
+        with fresh.lend("ana") as db:
+            assert header.read(db).usn == 5
+        (tmp_path / "bob" / "collection.anki2").rename(tmp_path / "ana" / "collection.anki2")
+        for side in ("-wal", "-shm"):
+            (tmp_path / "ana" / f"collection.anki2{side}").unlink(missing_ok=True)
+        with fresh.lend("ana") as db:
+            assert header.read(db).usn == 0
+    finally:
+        fresh.close()
+
+
+def test_few_files_stay_open(library: Library) -> None:
+    """A hundred users do not cost a hundred open files, and no WAL stays behind."""
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(100):
+        with library.lend(f"user{number}") as db:
+            header.set_synced(db, mod=1, ls=1, usn=1)
+    library.close()
+    assert len(os.listdir("/proc/self/fd")) <= before
+    assert not list(library.folder("user5").root.glob("*-wal"))
+
+
+def test_another_programs_lock_is_no_damage(library: Library) -> None:
+    """While the official server has the file, requests are told to come later."""
+    with library.lend("ana"):
+        pass
+    path = library.folder("ana").collection
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA busy_timeout = 0")
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        with library.lend("ana") as db:
+            db.execute("PRAGMA busy_timeout = 0")
+        with pytest.raises(Unavailable), library.lend("ana") as db:
+            db.execute("BEGIN IMMEDIATE")
+    finally:
+        other.close()
