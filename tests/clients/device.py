@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -185,15 +186,22 @@ def dump(collection: Path) -> Json:
 
 
 class Device:
-    """One client program with its own collection, logged in to one account."""
+    """One client program with its own collection, logged in to one account.
 
-    def __init__(self, release: str, folder: Path, name: str = "") -> None:
+    `collection` is a file to begin with instead of an empty collection.
+    """
+
+    def __init__(
+        self, release: str, folder: Path, name: str = "", collection: Path | None = None
+    ) -> None:
         self.release = release
         self.folder = folder
         self.name = name or f"device {release}"
         self.server: Server | None = None
         self.user = ""
         folder.mkdir(parents=True)
+        if collection:
+            shutil.copy(collection, self.path)
         self._driver = borrow(release)
         self._driver.do("open", str(self.path))
 
@@ -300,14 +308,15 @@ class Device:
 
     # --- looking -----------------------------------------------------------------------
 
-    def contents(self) -> Json:
+    def contents(self, *, as_it_lies: bool = False) -> Json:
         """Everything in the collection, comparable across releases and devices.
 
-        The device's own engine writes a schema-11 copy, the newest engine reads it.
+        The device's own engine writes a schema-11 copy, the newest engine reads it; or it
+        reads the file as it lies on disk.
         """
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "copy.anki2"
-            self._do("export", str(copy))
+            self._do("copy" if as_it_lies else "export", str(copy))
             return dump(copy)
 
     def damage(self) -> list[str]:

@@ -80,9 +80,16 @@ class Client:
         return first(self.col, "_backend", "backend")
 
     def _commit(self):
-        # Up to 23.x the Python layer keeps a transaction open.
+        # Up to 2.1.66 the Python layer keeps a transaction open.
         if hasattr(self.col.db, "begin"):
             self.col.save()
+        # Ids are milliseconds: no other device may make one in those that were used here, and
+        # 2.1.39 rolls back a change made in the millisecond of the one before.
+        newest = self.col.db.scalar("select max(id) from cards") or 0
+        until = min(newest, time.time() * 1000 + 100)
+        time.sleep(0.001)
+        while time.time() * 1000 <= until:
+            time.sleep(0.001)
 
     def export(self, path):
         """A copy in schema 11, made by the engine itself as for a downgrade."""
@@ -567,7 +574,8 @@ class Client:
         """Everything in the collection at `path`, for comparison across devices.
 
         Runs in the newest release, so that one engine's reading is the judge of all.
-        Leaves out what belongs to one device or one sync: usn, graves, `ls`.
+        Leaves out what belongs to one device or one sync: usn, graves, `ls`, and the
+        collection's `mod`, which every sync sets anew.
         """
         col = Collection(path)
         try:
@@ -578,8 +586,8 @@ class Client:
 
 def _canonical(col):
     content = {}
-    crt, mod, scm = col.db.first("select crt, mod, scm from col")
-    content["col"] = {"crt": crt, "mod": mod, "scm": scm}
+    crt, scm = col.db.first("select crt, scm from col")
+    content["col"] = {"crt": crt, "scm": scm}
     for table, columns in (
         ("notes", "id guid mid mod tags flds sfld csum flags data"),
         (

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Options and fixtures that all tests share.
+
+``--server`` chooses what the protocol and client suites run against, ``--long`` adds the tests
+that only `make test-long` runs (``-m long`` runs those alone).
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import Server, running
+
+SERVERS = ("cardkeep", "official")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--server",
+        choices=[*SERVERS, "both"],
+        help="the server that the protocol and client suites run against",
+    )
+    parser.addoption("--long", action="store_true", help="also run tests marked long")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "official_fails(why): a promise of cardkeep that the official server does not keep",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _mark_documented_differences(items)
+    if config.getoption("--long") or "long" in config.getoption("-m"):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
+def _mark_documented_differences(items: list[pytest.Item]) -> None:
+    for item in items:
+        difference = item.get_closest_marker("official_fails")
+        callspec = getattr(item, "callspec", None)
+        if difference and callspec and callspec.params.get("server_kind") == "official":
+            item.add_marker(pytest.mark.xfail(reason=difference.args[0], **difference.kwargs))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "server_kind" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--server")
+        usual = getattr(metafunc.module, "SERVERS", ("cardkeep",))
+        kinds = {None: usual, "both": SERVERS}.get(chosen, (chosen,))
+        metafunc.parametrize("server_kind", kinds, scope="module")
+
+
+@pytest.fixture(scope="module")
+def server(server_kind: str) -> Iterator[Server]:
+    """One server for the module; each test takes an account of its own."""
+    with running(server_kind, users=12) as started:
+        yield started
