@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cardkeep.errors import BadRequest, TooLarge
-from cardkeep.http.asgi import Receive
+from cardkeep.http.asgi import Message, Receive
 from cardkeep.http.errors import Gone
 from cardkeep.http.limits import Limit, Limits
 from cardkeep.http.spool import SpoolFile
@@ -21,12 +21,13 @@ IN_MEMORY = 256 * 1024
 class Incoming:
     """The body of one request, to be read once."""
 
-    __slots__ = ("_limit", "_limits", "_receive", "complete", "size")
+    __slots__ = ("_begun", "_limit", "_limits", "_receive", "complete", "size")
 
     def __init__(self, receive: Receive, limits: Limits) -> None:
         self._receive = receive
         self._limits = limits
         self._limit = limits.packed_body
+        self._begun = False
         self.size = 0
         self.complete = False
 
@@ -73,19 +74,28 @@ class Incoming:
         return self.complete
 
     async def _next(self) -> bytes:
-        try:
-            async with asyncio.timeout(self._limits.idle_seconds):
-                message = await self._receive()
-        except TimeoutError:
-            raise BadRequest(
-                f"no part of the body came for {self._limits.idle_seconds:g} seconds"
-            ) from None
+        if self._begun:
+            message = await self._receive_in_time()
+        else:
+            # Nearly always here already, so the price of a timer is saved. Who sends
+            # nothing after the head holds no more than a connection that sends nothing.
+            message = await self._receive()
+            self._begun = True
         if message["type"] == "http.disconnect":
             raise Gone
         data: bytes = message.get("body", b"")
         self.size += len(data)
         self.complete = not message.get("more_body", False)
         return data
+
+
+    async def _receive_in_time(self) -> Message:
+        seconds = self._limits.idle_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._receive()
+        except TimeoutError:
+            raise BadRequest(f"no part of the body came for {seconds:g} seconds") from None
 
 
 class KeptBody:

@@ -18,7 +18,7 @@ from cardkeep.http import errors
 from cardkeep.http.asgi import Headers, Receive, Scope, Send
 from cardkeep.http.bodies import Incoming, KeptBody
 from cardkeep.http.errors import Gone, WrongVerb
-from cardkeep.http.limits import Limit, Limits
+from cardkeep.http.limits import Limits
 from cardkeep.http.outgoing import Outgoing, send_whole
 from cardkeep.http.peer import Peer
 from cardkeep.http.routing import find_method
@@ -205,24 +205,29 @@ class _Exchange:
             if payload is not None:
                 return read_json(method, payload)
         run = self._routes.workers.run
-        read = partial(_read_long_json, method, kept, unpacker, self._limits.json)
-        message = await run(read, self._limits.big_json)
-        if message is None:
+        read = partial(_read_long_json, method, kept, unpacker)
+        limit, big = self._limits.json, self._limits.big_json
+        message = await run(read, min(big, limit.size))
+        if message is None and big < limit.size:
             await self._routes.big_json.acquire()
             self._big = True
-            message = await run(read, self._limits.json.size)
+            message = await run(read, limit.size)
+        if message is None:
+            raise TooLarge(f"the unpacked JSON has more than {limit.size} bytes", limit.setting)
         return message
 
     async def _read_stream(self, method: Method) -> messages.ClientMessage:
         """A zstd frame, unpacked to a file as it arrives."""
         run = self._routes.workers.run
+        batch = await self._incoming.batch()
         file = await self._unpacked_file(method, Zstd())
-        while not self._incoming.complete:
+        while True:
+            file.put(batch)
+            while await run(file.advance):
+                pass
+            if self._incoming.complete:
+                break
             batch = await self._incoming.batch()
-            if batch:
-                file.put(batch)
-                while await run(file.advance):
-                    pass
         return await run(_message_of_file, method, file)
 
     async def _read_kept(
@@ -332,20 +337,14 @@ def _unpack_small(packed: bytes, unpacker: Callable[[], Unpacker]) -> bytes | No
 
 
 def _read_long_json(
-    method: Method,
-    kept: KeptBody,
-    make_unpacker: Callable[[], Unpacker],
-    limit: Limit,
-    most: int,
+    method: Method, kept: KeptBody, make_unpacker: Callable[[], Unpacker], most: int
 ) -> messages.ClientMessage | None:
-    """None if the payload has more than `most` bytes but is within the limit so far."""
+    """None if the payload has more than `most` bytes."""
     unpacker = make_unpacker()
     payload = bytearray()
     for packed in kept.pieces():
         for piece in unpacker.feed(packed):
             payload += piece
-            if len(payload) > limit.size:
-                raise TooLarge(f"the JSON has more than {limit.size} bytes", limit.setting)
             if len(payload) > most:
                 return None
     unpacker.finish()

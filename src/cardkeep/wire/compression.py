@@ -131,7 +131,7 @@ class Zstd:
         if self._decoder is None or not self._decoder.eof:
             raise BadRequest("zstd: the data is cut off")
 
-    def _open(self, data: bytes) -> zstandard.ZstdDecompressionObj | None:
+    def _open(self, data: bytes) -> "zstandard.ZstdDecompressionObj | None":
         """Reads the frame header and makes the decoder; None while the header is incomplete."""
         if not data.startswith(_MAGIC[: len(data)]):
             raise BadRequest("zstd: not a zstd frame")
