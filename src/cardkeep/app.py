@@ -4,24 +4,36 @@
 Reading `build` tells what the program is made of. It is called once in each process.
 """
 
-from collections.abc import Awaitable, Callable, MutableMapping
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 from cardkeep.accounts.store import AccountStore
+from cardkeep.collection.library import Library
+from cardkeep.http import asgi
+from cardkeep.http.application import Application as HttpApplication
+from cardkeep.http.limits import Limit, Limits
+from cardkeep.http.peer import Peer
+from cardkeep.http.sync_routes import SyncRoutes
+from cardkeep.media.store import MediaStore
 from cardkeep.settings import Settings
+from cardkeep.sync.context import Context
+from cardkeep.sync.steps import Steps
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+# Each kind of work has threads of its own, so that none can fill up another's. Steps of a
+# sync are milliseconds; whole collections are many of them; hashing is slow on purpose and
+# bounded by the accounts themselves too.
+_SHORT_THREADS = 4
+_LONG_THREADS = 3
+_HASHING_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
     """The ASGI application, and what gives back everything it holds."""
 
-    asgi: Asgi
+    asgi: asgi.Application
     close: Callable[[], None]
 
 
@@ -38,21 +50,45 @@ def open_accounts(settings: Settings) -> AccountStore:
 def build(settings: Settings) -> Application:
     """The whole server, but for sockets and processes."""
     accounts = open_accounts(settings)
-
-    # --- media, collection, sync and http are made and tied together here ---
-    asgi = _health_only
+    spool = settings.folder / ".cardkeep" / "spool"
+    spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+    library = Library(settings.folder, now_ms=_now_ms)
+    media = MediaStore(settings.folder)
+    context = Context(
+        accounts=accounts,
+        library=library,
+        media=media,
+        spool=spool,
+        now_ms=_now_ms,
+        short=ThreadPoolExecutor(_SHORT_THREADS, thread_name_prefix="sync"),
+        long=ThreadPoolExecutor(_LONG_THREADS, thread_name_prefix="long"),
+        hashing=ThreadPoolExecutor(_HASHING_THREADS, thread_name_prefix="login"),
+    )
+    routes = SyncRoutes(Steps(context), _limits(settings), Peer(settings.ip_header or ""))
 
     def close() -> None:
+        routes.close()
+        for threads in (context.short, context.long, context.hashing):
+            threads.shutdown(wait=False, cancel_futures=True)
+        library.close()
+        media.close()
         accounts.close()
 
-    return Application(asgi, close)
+    return Application(HttpApplication(routes, _no_pages), close)
 
 
-async def _health_only(scope: Scope, receive: Receive, send: Send) -> None:
-    """Stands in until the lines above are there: answers GET /health and nothing else."""
-    if scope["type"] != "http":
-        return
-    status = 200 if scope["path"] == "/health" else 503
-    headers = [(b"content-type", b"text/plain")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"ok\n" if status == 200 else b"not yet\n"})
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        packed_body=Limit(settings.max_body, "max_body"),
+        collection=Limit(settings.max_collection, "max_collection"),
+        media_zip=Limit(settings.max_media_zip, "max_media_zip"),
+    )
+
+
+async def _no_pages(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+    await send({"type": "http.response.start", "status": 404, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
