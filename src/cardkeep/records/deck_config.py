@@ -344,3 +344,10 @@ def _read_part(name: str, value: Any, where: str) -> tuple[dict[str, Any], dict[
     except (Unfit, BadRequest):
         return table.read(default, where).fields, {}
     return fields, other_keys(part, table.names, where)
+
+
+def with_initial_ease(config: DeckConfig, change: Callable[[float], float]) -> DeckConfig:
+    """The deck config with another initial ease. BadRequest if the blob does not decode."""
+    message: Any = decode(_Config, config.config, f"deck config {config.id}")
+    message.initial_ease = change(message.initial_ease)
+    return msgspec.structs.replace(config, config=message.SerializeToString())
