@@ -199,6 +199,7 @@ class Device:
         self.name = name or f"device {release}"
         self.server: Server | None = None
         self.user = ""
+        self.key = ""
         folder.mkdir(parents=True)
         if collection:
             shutil.copy(collection, self.path)
@@ -233,12 +234,12 @@ class Device:
         self._driver.kill()
 
     def restart(self) -> None:
-        """Starts again after `kill`, on the same collection and login."""
+        """Starts again after `kill`, on the same collection, still logged in."""
         give_back(self._driver)
         self._driver = borrow(self.release)
         self._driver.do("open", str(self.path))
         if self.server is not None:
-            self.log_in(self.server, self.user)
+            self.use_key(self.server, self.user, self.key)
 
     def reopen(self) -> None:
         """Ends and starts the program in good order."""
@@ -256,12 +257,12 @@ class Device:
     def log_in(self, server: Server, user: str, password: str = PASSWORD) -> str:
         """Logs in; the host key that the server gave."""
         self.server, self.user = server, user
-        key: str = self._do("login", user, password, server.url)
-        return key
+        self.key = self._do("login", user, password, server.url)
+        return self.key
 
     def use_key(self, server: Server, user: str, key: str) -> None:
         """Goes on with a host key that it already had."""
-        self.server, self.user = server, user
+        self.server, self.user, self.key = server, user, key
         self._do("use_key", key, server.url)
 
     def through(self, url: str) -> None:

@@ -42,10 +42,18 @@ class Account:
         return device
 
     def in_sync(self, *releases: str) -> list[Device]:
-        """Fresh devices that share what the first one uploaded."""
-        uploader = self.device(releases[0])
+        """Fresh devices that share one collection.
+
+        The newest of them made it: from 23.12 on a client cannot study a collection that was
+        made with the schedulers of 2.1.39.
+        """
+        devices = [self.device(release) for release in releases]
+        uploader = max(devices, key=lambda device: version(device.release))
         uploader.upload()
-        return [uploader, *(self.device(release).download() for release in releases[1:])]
+        for device in devices:
+            if device is not uploader:
+                device.download()
+        return devices
 
     def contents(self) -> Json:
         """What the server holds, in the canonical form."""
