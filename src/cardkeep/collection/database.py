@@ -50,6 +50,12 @@ LIMITS = {
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
 
+# SQLite reads the whole schema, whatever is in it, before the first statement. While it does,
+# statements may be this long, and the reading may take this many steps (some ten an object;
+# Anki's forty objects take some hundreds).
+_SCHEMA_SQL_LENGTH = 8192
+_SCHEMA_STEPS = 4000
+
 _LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 
 Identity = tuple[int, int]
@@ -186,11 +192,11 @@ def connect_private(path: Path) -> sqlite3.Connection:
         path.touch(mode=0o600)
     connection = _open(path)
     try:
-        # Before anything else: the others read the file.
+        _prepare(connection)
+        # Nobody else locks it, nobody needs it after a crash.
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute("PRAGMA journal_mode = OFF")
-        _prepare(connection)
     except BaseException:
         connection.close()
         raise
@@ -253,10 +259,9 @@ def _prepare(connection: sqlite3.Connection) -> None:
     """What every connection needs, whatever the file is."""
     for limit, value in LIMITS.items():
         connection.setlimit(limit, value)
+    _read_schema(connection)
     # Names in schema 18 compare and are indexed by it (docs/collection-format.md, 4).
     connection.create_collation("unicase", unicase.compare)
-    # Files come from outside: functions with side effects are not for what a schema contains.
-    connection.execute("PRAGMA trusted_schema = OFF")
     if sys.version_info >= (3, 12):
         # No writing to the schema table or shadow tables, whatever the statement.
         connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
@@ -267,6 +272,21 @@ def _prepare(connection: sqlite3.Connection) -> None:
     # Debian's SQLite overwrites deleted content with zeros, which multiplies what is written.
     connection.execute("PRAGMA secure_delete = OFF")
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+
+
+def _read_schema(connection: sqlite3.Connection) -> None:
+    """Has SQLite read the schema within narrow bounds, so that no file can make it swell."""
+    # Files come from outside: functions with side effects are not for what a schema contains.
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, _SCHEMA_SQL_LENGTH)
+    connection.set_progress_handler(lambda: 1, _SCHEMA_STEPS)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+    finally:
+        connection.set_progress_handler(None, 0)
+        connection.setlimit(
+            sqlite3.SQLITE_LIMIT_SQL_LENGTH, LIMITS[sqlite3.SQLITE_LIMIT_SQL_LENGTH]
+        )
 
 
 def _clear_wal_header(path: Path) -> None:
