@@ -20,7 +20,7 @@ TAKEN = [
     "a..b",
     "ends with a dot.",
     "con",
-    "a:b",
+    "ab:c",
     "12:30.mp3",
     "x[1]<2>*?|^",
     "a\u0085b",

@@ -44,6 +44,9 @@ class FileSource:
         if descriptor >= 0:
             os.close(descriptor)
 
+    # An answer that nobody came to send must not keep its files open.
+    __del__ = close
+
 
 class MediaFolder:
     """The folder, open for the time of one request. `descriptor` is for this room alone."""
