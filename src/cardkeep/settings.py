@@ -44,7 +44,6 @@ class Kind:
     expects: str
     metavar: str
     parse: Callable[[str], Any]
-    flag_only: bool = False
 
 
 def _folder(text: str) -> Path:

@@ -17,6 +17,7 @@ from cardkeep.errors import Unavailable
 
 T = TypeVar("T")
 
+AT_ONCE = max(1, (os.cpu_count() or 1) // 2)
 LONGEST_WAIT = 20  # seconds; clients give up a login after 30
 MOST_WAITING = 64
 
@@ -26,7 +27,7 @@ class Hashing:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(
-            max_workers=max(1, (os.cpu_count() or 1) // 2),
+            max_workers=AT_ONCE,
             thread_name_prefix="hashing",
             initializer=_step_back,
         )
