@@ -20,6 +20,7 @@ from cardkeep.media.store import MediaStore
 from cardkeep.settings import Settings
 from cardkeep.sync.context import Context
 from cardkeep.sync.steps import Steps
+from cardkeep.web.pages import pages
 
 # Each kind of work has threads of its own, so that none can fill up another's. Steps of a
 # sync are milliseconds; whole collections are many of them; hashing is slow on purpose and
@@ -74,7 +75,10 @@ def build(settings: Settings) -> Application:
         media.close()
         accounts.close()
 
-    return Application(HttpApplication(routes, _no_pages), close)
+    application = HttpApplication(
+        routes, pages(public_url=settings.public_url, open_mode=settings.open)
+    )
+    return Application(application, close)
 
 
 def _now_ms() -> int:
@@ -87,8 +91,3 @@ def _limits(settings: Settings) -> Limits:
         collection=Limit(settings.max_collection, "max_collection"),
         media_zip=Limit(settings.max_media_zip, "max_media_zip"),
     )
-
-
-async def _no_pages(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
-    await send({"type": "http.response.start", "status": 404, "headers": []})
-    await send({"type": "http.response.body", "body": b""})

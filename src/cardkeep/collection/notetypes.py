@@ -32,8 +32,15 @@ def get(db: sqlite3.Connection, ntid: int) -> Notetype | None:
     templates = db.execute(
         "SELECT name, config FROM templates WHERE ntid = ? ORDER BY ord", (ntid,)
     )
+    _, name, mtime, usn, blob = row
     return Notetype(
-        *row, [Field(*field) for field in fields], [Template(*template) for template in templates]
+        ntid,
+        name,
+        mtime,
+        usn,
+        blob,
+        [Field(*field) for field in fields],
+        [Template(*template) for template in templates],
     )
 
 
