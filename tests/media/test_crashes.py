@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A process that is killed at any step loses nothing, and the next request heals what it left."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cardkeep.media.store import MediaStore
+from tests.media.crashing import ACTIONS
+from tests.media.looking import Disk, download, on_disk, upload
+
+USER_FILES = {
+    "same": b"same bytes",
+    "replaced": b"the old bytes",
+    "deleted": b"bytes of deleted",
+}
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """In memory where that is possible: a killed process does not need a disk that is slow."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as made:
+        yield Path(made)
+
+
+def run(base: Path, action: str) -> None:
+    store = MediaStore(base)
+    ACTIONS[action](store)
+    store.close()
+
+
+def used(folder: Path) -> Path:
+    """A base folder with a user's files."""
+    base = folder / "before"
+    base.mkdir()
+    store = MediaStore(base)
+    upload(store, *USER_FILES.items(), ("back", b"was once here"))
+    upload(store, ("back", None))
+    store.close()
+    return base
+
+
+def killed(before: Path, action: str) -> list[tuple[str, Path]]:
+    """The folder of each killed process, and at what step it was."""
+    after = before.with_name(f"{before.name}-{action}")
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.media.crashing", before, after, action],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    steps = ran.stdout.splitlines()
+    assert steps.pop() == "the end"
+    assert len(steps) > 10
+    return [(step, after / f"{number}") for number, step in enumerate(steps, start=1)]
+
+
+def finished(before: Path, action: str) -> Disk:
+    """What the action makes of the folder when nothing happens to it."""
+    base = before.with_name(f"{before.name}-whole")
+    shutil.copytree(before, base)
+    run(base, action)
+    disk = on_disk(base)
+    disk.check()
+    shutil.rmtree(base)
+    return disk
+
+
+def copied(base: Path) -> Path:
+    copy = base.with_name(f"{base.name}-copy")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(base, copy)
+    return copy
+
+
+def check_for_official(disk: Disk, after: Disk) -> None:
+    """At each moment, another server finds each listed file whole, in its old or new form."""
+    disk.check_listed_files()
+    for name, checksum in disk.live().items():
+        found = hashlib.sha1(disk.files[name]).hexdigest()
+        assert found in (checksum, after.live().get(name)), name
+
+
+def read_something(base: Path) -> None:
+    store = MediaStore(base)
+    assert download(store, "same") == [("same", b"same bytes")]
+    store.close()
+
+
+@pytest.mark.parametrize("action", ["mixed", "deletions", "replacement"])
+def test_an_upload_killed_at_any_step_is_all_there_or_not_at_all(action: str, folder: Path) -> None:
+    """Whatever request comes next: one for files, another upload, or the same one again."""
+    base = used(folder)
+    before, after = on_disk(base), finished(base, action)
+    outcomes = []
+    for step, left in killed(base, action):
+        check_for_official(on_disk(copied(left)), after)
+
+        asked = copied(left)
+        read_something(asked)
+        healed = on_disk(asked)
+        assert healed in (before, after), step
+        outcomes.append(healed == after)
+
+        other = copied(left)
+        run(other, "other")
+        disk = on_disk(other)
+        disk.check()
+        assert set(disk.live()) == set(healed.live()) | {"other"}, step
+
+        run(left, action)
+        disk = on_disk(left)
+        disk.check()
+        assert disk.live() == after.live(), step
+        # What a lost answer stored is not stored again.
+        assert healed == before or disk.rows.keys() == after.rows.keys(), step
+    # Killed before the commit, it is undone; afterwards it stands.
+    assert outcomes == sorted(outcomes)
+    assert set(outcomes) == {False, True}
+
+
+def test_a_first_upload_killed_at_any_step_leaves_a_folder_that_works(folder: Path) -> None:
+    base = folder / "before"
+    base.mkdir()
+    after = finished(base, "first")
+    for step, left in killed(base, "first"):
+        store = MediaStore(left)
+        assert store.last_usn("ana") in (0, 2), step
+        ACTIONS["first"](store)
+        store.close()
+        disk = on_disk(left)
+        disk.check()
+        assert disk == after, step
+
+
+@pytest.mark.parametrize("next_action", ["reading", "other"])
+@pytest.mark.parametrize("moment", ["before COMMIT", "after COMMIT"])
+def test_healing_that_is_killed_at_any_step_is_healed(
+    moment: str, next_action: str, folder: Path
+) -> None:
+    base = used(folder)
+    before, after = on_disk(base), finished(base, "mixed")
+    # The last commit is the upload's own, or that of tidying up after it.
+    (left, *_) = [left for step, left in killed(base, "mixed") if step == moment]
+    for step, twice_killed in killed(left, next_action):
+        check_for_official(on_disk(copied(twice_killed)), after)
+        read_something(twice_killed)
+        disk = on_disk(twice_killed)
+        disk.check()
+        expected = before if moment == "before COMMIT" else after
+        live = {name: csum for name, csum in disk.live().items() if name != "other"}
+        assert live == expected.live(), step
+
+
+def test_an_upload_under_way_is_not_taken_for_a_killed_one(folder: Path) -> None:
+    """Two devices at once: the bytes that one has written aside are not the other's to remove."""
+    base = used(folder)
+    first, second = MediaStore(base), MediaStore(base)
+
+    class Meanwhile:
+        size = 3 << 20
+
+        def __init__(self) -> None:
+            self._pieces = [b"a" * (1 << 20), b"b" * (1 << 20), b"c" * (1 << 20)]
+
+        def read(self, size: int) -> bytes:
+            upload(second, ("other", b"%d" % len(self._pieces)))
+            assert download(second, "same") == [("same", b"same bytes")]
+            return self._pieces.pop(0) if self._pieces else b""
+
+        def close(self) -> None:
+            pass
+
+    from cardkeep.messages import MediaEntry
+
+    first.upload("ana", [MediaEntry("small", None), MediaEntry("slow", Meanwhile)])
+    first.close()
+    second.close()
+    disk = on_disk(base)
+    disk.check()
+    assert {"other", "slow"} <= set(disk.live())
+
+
+@pytest.mark.parametrize(
+    "leftover",
+    ["0123456789abcdef", "0123456789abcdef.3", "0123456789abcdef.3.replaced"],
+)
+def test_pieces_of_a_leftover_are_removed(leftover: str, folder: Path) -> None:
+    """A power cut may keep any of an upload's files and lose the others."""
+    base = used(folder)
+    before = on_disk(base)
+    incoming = base / "ana" / ".cardkeep" / "incoming"
+    for content in (b"", b"[[", b'[["same",3]]', b'[["deleted",null]]', b'[["x",3],["y",1]]'):
+        (incoming / leftover).write_bytes(content)
+        read_something(base)
+        assert on_disk(base) == before
+
+
+def test_what_is_not_an_uploads_is_left_alone(folder: Path) -> None:
+    base = used(folder)
+    note = base / "ana" / ".cardkeep" / "incoming" / "README.txt"
+    note.write_text("what is this folder?")
+    read_something(base)
+    run(base, "other")
+    assert note.exists()
