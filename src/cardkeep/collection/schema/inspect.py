@@ -12,7 +12,7 @@ in words that the client shows.
 import itertools
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import msgspec
 
 from cardkeep.collection import database
 from cardkeep.collection.schema import statement, values
+from cardkeep.collection.schema.indexes import LARGE, put_in_order
 from cardkeep.collection.schema.tables import SCHEMA_11, SCHEMA_18, Index, Schema, Table
 from cardkeep.collection.schema.upgrade import upgrade_tables
 from cardkeep.errors import BadRequest, NotAccepted, Unavailable
@@ -97,26 +98,20 @@ def _inspect(connection: sqlite3.Connection) -> None:
     schema = SCHEMA_18 if version == SCHEMA_18.version else SCHEMA_11
     stale = _check_objects(objects, schema)
     _check_internal(connection, objects)
-    _check_pages(connection)
+    _check_pages(connection, schema.tables.keys() - LARGE)
     for name in stale:
         connection.execute(f"DROP {objects[name].type} {name}")
-    # An index that disagrees with its table hides rows from syncs, and clients refuse the
-    # file. Making them anew costs half of what comparing them does, and mends it besides.
-    connection.execute("REINDEX")
+    put_in_order(connection, schema)
     _check_values(connection, [name for name in schema.tables if name in values.RULES])
     if schema is SCHEMA_11:
         upgrade_tables(connection, int(time.time()))
         _check_values(connection, [name for name in values.RULES if name not in schema.tables])
-        # A schema-11 file's tags and objects bring their usns with them.
     _check_text(connection)
     _check_references(connection)
     _check_blobs(connection)
     # A whole upload replaces everything, deletions too: nobody has to hear of them.
     connection.execute("DELETE FROM graves")
     connection.execute("UPDATE col SET id = 1, conf='', models='', decks='', dconf='', tags=''")
-    for index in SCHEMA_18.indexes.values():
-        if index.name not in objects or index.name in stale:
-            connection.execute(index.sql.replace("INDEX", "INDEX IF NOT EXISTS", 1))
 
 
 # --- before SQLite sees it --------------------------------------------------------------
@@ -134,6 +129,11 @@ def _check_header(path: Path) -> None:
         raise NotAccepted(_FOREIGN, "no SQLite header")
     if len(head) < 100:
         raise NotAccepted(_DAMAGED, f"{len(head)} bytes are less than a header")
+    # Rollback journal or write-ahead log; anything else SQLite would not write to.
+    if head[18:20] not in (b"\1\1", b"\2\2"):
+        raise NotAccepted(_DAMAGED, f"format versions {head[18]}, {head[19]}")
+    if head[56:60] != b"\0\0\0\1":
+        raise NotAccepted(_FOREIGN, f"text encoding {head[56:60].hex()} instead of UTF-8")
 
 
 # --- the schema -------------------------------------------------------------------------
@@ -150,9 +150,6 @@ class _Object(msgspec.Struct, frozen=True):
 
 def _objects(connection: sqlite3.Connection) -> dict[str, _Object]:
     """Everything in the schema, by lower-case name; `connect_private` bounded their number."""
-    (encoding,) = connection.execute("PRAGMA encoding").fetchone()
-    if encoding != "UTF-8":
-        raise NotAccepted(_FOREIGN, f"encoding {encoding}")
     rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema").fetchall()
     for row in rows:
         if not all(isinstance(each, str) for each in row[:3]):
@@ -300,10 +297,12 @@ def _one_line(sql: str | None) -> str:
 # --- pages and values -------------------------------------------------------------------
 
 
-def _check_pages(connection: sqlite3.Connection) -> None:
-    (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if found != "ok":
-        raise NotAccepted(_DAMAGED, f"quick_check: {_one_line(str(found))}")
+def _check_pages(connection: sqlite3.Connection, small: Iterable[str]) -> None:
+    """All pages; and of the small tables everything, since their rows are kept in order by text."""
+    for check in ("quick_check(1)", *(f"integrity_check({table})" for table in small)):
+        (found,) = connection.execute(f"PRAGMA {check}").fetchone()
+        if found != "ok":
+            raise NotAccepted(_DAMAGED, f"{check}: {_one_line(str(found))}")
 
 
 def _check_values(connection: sqlite3.Connection, tables: list[str]) -> None:
@@ -494,3 +493,6 @@ def _explained() -> Iterator[None]:
                 f"Two things in this collection have one name. {_CHECK}", str(error)
             ) from error
         raise NotAccepted(_DAMAGED, str(error)) from error
+    except UnicodeDecodeError as error:
+        # An error message of SQLite with bytes of the file in it.
+        raise NotAccepted(_DAMAGED, f"{error.object!r:.200}") from error
