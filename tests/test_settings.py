@@ -165,7 +165,7 @@ def test_a_name_given_twice_is_warned_about() -> None:
 )
 def test_a_bad_user_names_its_variable_and_no_password(text: str) -> None:
     """The server does not start, and says which variable it is."""
-    with pytest.raises(SettingsError, match="^SYNC_USER1: ") as caught:
+    with pytest.raises(SettingsError, match=r"^SYNC_USER1: ") as caught:
         load({}, {"SYNC_USER1": text})
     assert "secret" not in str(caught.value)
 
@@ -199,7 +199,7 @@ def test_a_secret_that_cannot_be_used_is_not_shown() -> None:
 
 def test_a_secret_file_that_is_not_there(tmp_path: Path) -> None:
     """The variable and the path are named."""
-    with pytest.raises(SettingsError, match="SYNC_USER1_FILE: .*missing.*No such file"):
+    with pytest.raises(SettingsError, match=r"SYNC_USER1_FILE: .*missing.*No such file"):
         load({}, {"SYNC_USER1_FILE": str(tmp_path / "missing")})
 
 

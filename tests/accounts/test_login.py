@@ -15,9 +15,8 @@ import zstandard
 
 from cardkeep.accounts import hashing, login
 from cardkeep.accounts.hashing import Hashing
-from cardkeep.accounts.passwords import hash_password
 from cardkeep.errors import Throttled, Unavailable, WrongCredentials
-from tests.accounts.conftest import ADDRESS, NOW, Accounts, known, log_in, who
+from tests.accounts.conftest import NOW, Accounts, known, log_in, who
 from tests.accounts.test_passwords import PBKDF2_SHA256
 from tests.servers import Server
 
@@ -163,8 +162,7 @@ def test_logins_have_a_line(accounts: Accounts, caplog: pytest.LogCaptureFixture
     device = known(store, key)
     assert device is not None
     line = (
-        "login user='ana' address=203.0.113.7 client='26.09.3,29bb700b,linux' "
-        f"device={device.id}"
+        f"login user='ana' address=203.0.113.7 client='26.09.3,29bb700b,linux' device={device.id}"
     )
     assert [record.getMessage() for record in caplog.records] == [line]
 

@@ -50,7 +50,7 @@ def test_a_wrong_login_gives_nothing(name: str, password: str, accounts: Account
     """Whatever is wrong, the answer is the same."""
     store = accounts.open()
     store.add_user("ana", "secret")
-    with pytest.raises(WrongCredentials, match="^wrong user name or password$"):
+    with pytest.raises(WrongCredentials, match=r"^wrong user name or password$"):
         log_in(store, name, password)
     assert store.devices("ana") == []
 
@@ -146,7 +146,7 @@ def test_names_that_cannot_be_made(accounts: Accounts) -> None:
     """Taken ones, case twins of taken ones, and those that are no folder."""
     store = accounts.open({"Eva": "x"})
     store.add_user("ana", "secret")
-    with pytest.raises(UserExists, match="there is a user ana already$"):
+    with pytest.raises(UserExists, match=r"there is a user ana already$"):
         store.add_user("ana", "secret")
     with pytest.raises(UserExists, match=r"there is a user Eva already \(given by SYNC_USERn\)"):
         store.add_user("Eva", "secret")
@@ -577,7 +577,7 @@ def test_many_processes_make_the_file_at_once(accounts: Accounts) -> None:
     def start() -> None:
         try:
             AccountStore(accounts.base, environment_users={"eva": "x"}).close()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - for the assertion below
             errors.append(error)
 
     threads = [threading.Thread(target=start) for _ in range(8)]

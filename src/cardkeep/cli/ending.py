@@ -14,7 +14,7 @@ import threading
 from types import FrameType
 from typing import NoReturn, Protocol
 
-GRACE = 4.5  # seconds from a signal to the end, whatever hangs
+GRACE = 4.0  # seconds from a signal to the end, whatever hangs
 SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 
@@ -25,35 +25,37 @@ class Stoppable(Protocol):
 
 
 class Ending:
-    """The wish to end, from the first signal on; a second SIGINT ends at once."""
+    """The wish to end, from the first signal on.
+
+    Before there is a server to stop, the wish ends the process at once; so does a second SIGINT.
+    """
 
     def __init__(self) -> None:
-        self.wished = False
+        self._wished = False
         self._server: Stoppable | None = None
         for number in SIGNALS:
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
-        if self.wished and number == signal.SIGINT:
+        if self._wished and number == signal.SIGINT:
             leave(0)
         self.wish()
 
     def wish(self) -> None:
         """Ends the server soon, and the process after GRACE in any case."""
-        if self.wished:
+        if self._server is None:
+            leave(0)
+        if self._wished:
             return
-        self.wished = True
+        self._wished = True
         watchdog = threading.Timer(GRACE, leave, (0,))
         watchdog.daemon = True
         watchdog.start()
-        if self._server is not None:
-            self._server.should_exit = True
+        self._server.should_exit = True
 
     def watch(self, server: Stoppable) -> None:
-        """Makes the wish, past or to come, end this server."""
+        """From now on the wish stops this server."""
         self._server = server
-        if self.wished:
-            server.should_exit = True
 
 
 def leave(status: int) -> NoReturn:

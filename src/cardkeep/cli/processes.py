@@ -21,6 +21,7 @@ import uvicorn
 
 from cardkeep.app import Application
 from cardkeep.cli.ending import GRACE, SIGNALS, Ending, leave
+from cardkeep.errors import CardkeepError
 
 log = logging.getLogger("cardkeep")
 
@@ -65,6 +66,8 @@ def serve(
         status = 0
     except SystemExit as error:  # uvicorn's way to say that the application did not start
         status = error.code if isinstance(error.code, int) else 1
+    except CardkeepError as error:
+        log.error("the server cannot start: %s", error)  # noqa: TRY400 - a sentence says it all
     except BaseException:
         log.exception("the server ended")
     leave(status)
@@ -139,7 +142,6 @@ def allow_many_connections() -> None:
 def supervise(
     build: Callable[[], Application],
     sockets: list[socket.socket],
-    ending: Ending,
     workers: int,
     ready: Callable[[], None],
 ) -> NoReturn:
@@ -152,8 +154,6 @@ def supervise(
     supervisor = _Supervisor(build, sockets, workers)
     supervisor.fill_up()
     ready()
-    if ending.wished:
-        supervisor.end(0)
     while True:
         if signal.sigwait(signals) in SIGNALS:
             supervisor.end(0)

@@ -58,7 +58,7 @@ def run(settings: Settings, ending: Ending) -> None:
     if settings.workers == 1:
         processes.serve(build, sockets, ending, ready)
     else:
-        processes.supervise(build, sockets, ending, settings.workers, ready)
+        processes.supervise(build, sockets, settings.workers, ready)
 
 
 def _prepare_folder(settings: Settings) -> None:
