@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Lending collections."""
 
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -80,12 +79,12 @@ def test_a_replaced_file_is_noticed(library: Library, tmp_path: Path) -> None:
 
 def test_few_files_stay_open(library: Library) -> None:
     """A hundred users do not cost a hundred open files, and no WAL stays behind."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for number in range(100):
         with library.lend(f"user{number}") as db:
             header.set_synced(db, mod=1, ls=1, usn=1)
     library.close()
-    assert len(os.listdir("/proc/self/fd")) <= before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
     assert not list(library.folder("user5").root.glob("*-wal"))
 
 

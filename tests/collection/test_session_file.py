@@ -63,20 +63,47 @@ def test_frames_come_back_in_order(session: SessionFile) -> None:
     session.begin(STATE)
     session.append(Kind.GRAVES, Graves(cards=[1]))
     session.append(Kind.CHUNK, Chunk(done=True, cards=[(1, "ü")]))
+    session.write(STATE)
     assert [kind for kind, _ in session.frames()] == [Kind.GRAVES, Kind.CHUNK]
     session.begin(STATE)
     assert list(session.frames()) == []
 
 
+def test_what_was_appended_counts_once_the_state_is_written(session: SessionFile) -> None:
+    """A process that was killed between the two has changed nothing."""
+    session.begin(STATE)
+    session.append(Kind.GRAVES, Graves(cards=[1]))
+    assert session.read() == STATE
+    assert list(session.frames()) == []
+    session.append(Kind.GRAVES, Graves(cards=[2]))
+    session.write(STATE)
+    assert session.read() is not None
+    assert len(list(session.frames())) == 1
+
+
+def test_a_large_journal_is_not_left_behind(session: SessionFile) -> None:
+    """The next sync gives the space back."""
+    session.begin(STATE)
+    session.append(Kind.CHUNK, Chunk(done=True, cards=[("x" * 2_000_000,)]))
+    session.write(STATE)
+    session.begin(STATE)
+    assert session.folder.journal.stat().st_size == 0
+
+
 def test_outgoing_is_a_slice(session: SessionFile) -> None:
-    """Ids are read from any position."""
-    session.keep_outgoing([5, -7, 2**62, 9])
-    assert session.outgoing(1, 2) == [-7, 2**62]
-    assert session.outgoing(3, 9) == [9]
+    """Ids are read from any position, and none beyond the last."""
+    session.begin(STATE)
+    session.append(Kind.GRAVES, Graves())
+    at = session.keep_outgoing([5, -7, 2**62, 9])
+    session.append(Kind.GRAVES, Graves())
+    assert session.outgoing(at, 1, 2) == [-7, 2**62]
+    assert session.outgoing(at, 3, 9) == [9]
+    assert session.outgoing(at, 9, 9) == []
 
 
 def test_layout(session: SessionFile) -> None:
     """No layout is known before the changes were exchanged."""
+    session.begin(STATE)
     assert session.layout() is None
     session.keep_layout({1: 2})
     assert session.layout() == {1: 2}

@@ -8,14 +8,15 @@ another program wrote the collection or a crash came between, they are counted a
 
 import os
 import sqlite3
-from dataclasses import asdict
-from pathlib import Path
 
 import msgspec
 
 from cardkeep.collection.folder import UserFolder
 from cardkeep.collection.header import Header
 from cardkeep.messages import Counts
+
+# One sector, which a disk writes whole.
+_SIZE = 512
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -24,6 +25,9 @@ class _Kept(msgspec.Struct, frozen=True):
     mod: int
     scm: int
     counts: Counts
+
+
+_kept = msgspec.json.Decoder(_Kept)
 
 
 def count(db: sqlite3.Connection) -> Counts:
@@ -52,7 +56,7 @@ def small(db: sqlite3.Connection, *, cards: int, notes: int, revlog: int) -> Cou
 def kept(folder: UserFolder, header: Header) -> Counts | None:
     """The numbers for this very state of the collection, if they are known."""
     try:
-        found = msgspec.json.decode(folder.counts.read_bytes(), type=_Kept)
+        found = _kept.decode(folder.counts.read_bytes().rstrip())
         inode = folder.collection.stat().st_ino
     except (OSError, msgspec.DecodeError):
         return None
@@ -61,18 +65,14 @@ def kept(folder: UserFolder, header: Header) -> Counts | None:
 
 
 def keep(folder: UserFolder, header: Header, counts: Counts) -> None:
-    """Keeps the numbers for this state.
+    """Keeps the numbers for this state; the caller holds the user's lock.
 
-    Not flushed: lost numbers are counted again. Written aside and renamed, so that
-    a reader never sees half of them.
+    Not flushed: lost numbers are counted again. Written in place with one small write,
+    since renaming over a file makes file systems such as ext4 flush it.
     """
-    known = {
-        "inode": folder.collection.stat().st_ino,
-        "usn": header.usn,
-        "mod": header.mod,
-        "scm": header.scm,
-        "counts": asdict(counts),
-    }
-    aside = Path(f"{folder.counts}.{os.getpid()}")
-    aside.write_bytes(msgspec.json.encode(known))
-    aside.replace(folder.counts)
+    known = _Kept(folder.collection.stat().st_ino, header.usn, header.mod, header.scm, counts)
+    fd = os.open(folder.counts, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.pwrite(fd, msgspec.json.encode(known).ljust(_SIZE), 0)
+    finally:
+        os.close(fd)

@@ -208,6 +208,11 @@ def close(connection: sqlite3.Connection) -> None:
     connection.close()
 
 
+def shrink(connection: sqlite3.Connection) -> None:
+    """Gives the pages that a connection has in memory back to the system."""
+    connection.execute("PRAGMA shrink_memory")
+
+
 def raw_reader(path: Path) -> RawReader:
     """A reader of the bytes at `path`; give it back with `release` (or as a context manager).
 

@@ -28,18 +28,8 @@ class UserFolder:
 
     @property
     def journal(self) -> Path:
-        """What the client of the live sync sent."""
+        """What the client of the live sync sent, and what was worked out for it."""
         return self.ours / "journal"
-
-    @property
-    def outgoing(self) -> Path:
-        """The ids that the live sync still has to send."""
-        return self.ours / "outgoing"
-
-    @property
-    def layout(self) -> Path:
-        """The number of fields of each notetype, as the live sync will see them."""
-        return self.ours / "layout"
 
     @property
     def counts(self) -> Path:

@@ -25,8 +25,9 @@ from cardkeep.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
-# As many pages as SQLite itself lets pile up (1,000 of 4 KiB); the official server too.
-_WAL_LIMIT = 4 * 1024 * 1024
+# A push of 200 reviews touches some 600 pages, scattered over the indexes, and many of them again
+# with the next push: what piles up is written back once. Closing an idle collection does the rest.
+_WAL_LIMIT = 16 * 1024 * 1024
 _CLOSE_IDLE_AFTER = 60.0
 
 
@@ -76,7 +77,7 @@ class Library:
             if held.db.in_transaction:
                 held.db.execute("ROLLBACK")
             if heavy:
-                held.db.execute("PRAGMA shrink_memory")
+                database.shrink(held.db)
             self._give_back(user, held)
 
     def settle(self, user: str) -> None:

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The one live sync of a user, on disk, so that any process can serve any request of it.
 
-Four files in the user's `.cardkeep`:
+Two files in the user's `.cardkeep`, both made once and never replaced:
 
-* `session`: the state, one small JSON object. The file is made once and never replaced:
-  a lock on it (flock) is the user's lock. It is rewritten in place with one write, which a
-  killed process either did or did not do.
-* `journal`: what the client sent, frames of (kind, length, message), only ever appended.
-* `outgoing`: ids still to be sent, three runs of 64-bit numbers.
-* `layout`: how many fields the notes of each notetype must have.
+* `session`: the state, one small JSON object, rewritten in place with one write, which a
+  killed process either did or did not do. A lock on it (flock) is the user's lock.
+* `journal`: frames of (kind, length, body), as many bytes of it as the state says. A frame is
+  what the client sent, or what the server worked out for later requests.
 
 None of it is flushed to disk: what a crash of the machine loses is a sync that no client
-believes in. What `sync` does with a state is not known here.
+believes in. Nor are files truncated or renamed on the way: file systems such as ext4 take
+both for a replacement that is to be written to disk at once. What `sync` does with a state is
+not known here.
 """
 
 import array
@@ -19,7 +19,6 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from enum import IntEnum
 from types import TracebackType
 from typing import Self
@@ -30,6 +29,8 @@ from cardkeep.collection.folder import UserFolder
 
 _FRAME = struct.Struct("<BQ")
 _STATE_SIZE = 4096
+# A journal beyond this is not left behind on the disk.
+_LARGE = 1024 * 1024
 
 
 class Kind(IntEnum):
@@ -38,6 +39,10 @@ class Kind(IntEnum):
     GRAVES = 1
     CHANGES = 2
     CHUNK = 3
+    # How many fields the notes of each notetype must have.
+    LAYOUT = 4
+    # Ids still to be sent, 64-bit numbers.
+    OUTGOING = 5
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -49,19 +54,24 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 class Outgoing(msgspec.Struct, frozen=True):
-    """How many ids of each kind wait in `outgoing`, and how many of them were sent."""
+    """How many ids of each kind there are to send, and how many of them were.
+
+    `at` is where in the journal they are kept, if they are.
+    """
 
     notes: int
     cards: int
     revlog: int
     sent: int = 0
+    at: int = 0
 
 
 class State(msgspec.Struct, frozen=True):
     """What spans the requests of a sync.
 
     `min_usn` is M, `usn` is N; `mod` and `scm` are the collection's when the sync began;
-    times are ms. `committed` is the `mod` that the client is told in the end.
+    times are ms. `committed` is the `mod` that the client is told in the end; `journal` is
+    the length of the journal in bytes.
     """
 
     key: str
@@ -81,6 +91,10 @@ class State(msgspec.Struct, frozen=True):
     committed: int | None = None
     closed: bool = False
     ended: tuple[Ended, ...] = ()
+    journal: int = 0
+
+
+_state = msgspec.json.Decoder(State)
 
 
 class Locked(Exception):
@@ -98,6 +112,8 @@ class SessionFile:
         self.folder = folder
         self._wait = wait
         self._fd = -1
+        self._journal = -1
+        self._length = 0
 
     def __enter__(self) -> Self:
         try:
@@ -118,70 +134,91 @@ class SessionFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._journal >= 0:
+            os.close(self._journal)
         os.close(self._fd)
 
     def read(self) -> State | None:
         """The state, or None if there never was a sync or the file was cut short by a crash."""
         try:
-            return msgspec.json.decode(
-                os.pread(self._fd, _STATE_SIZE, 0).rstrip(b"\0 "), type=State
-            )
+            state = _state.decode(os.pread(self._fd, _STATE_SIZE, 0).rstrip(b"\0 "))
         except msgspec.DecodeError:
             return None
+        self._length = state.journal
+        return state
 
     def write(self, state: State) -> None:
-        """Replaces the state."""
-        os.pwrite(self._fd, msgspec.json.encode(state).ljust(_STATE_SIZE), 0)
+        """Replaces the state, and makes what was appended part of the journal."""
+        kept = msgspec.structs.replace(state, journal=self._length)
+        os.pwrite(self._fd, msgspec.json.encode(kept).ljust(_STATE_SIZE), 0)
 
     # --- journal ------------------------------------------------------------------------
 
     def begin(self, state: State) -> None:
-        """Starts anew: an empty journal, nothing outgoing."""
-        self.folder.journal.write_bytes(b"")
-        for path in (self.folder.outgoing, self.folder.layout):
-            with suppress(FileNotFoundError):
-                path.unlink()
+        """Starts anew, with an empty journal."""
+        if self._length > _LARGE:
+            os.ftruncate(self._open_journal(), 0)
+        self._length = 0
         self.write(state)
 
     def append(self, kind: Kind, message: object) -> None:
-        """Adds a message to the journal."""
-        body = msgspec.msgpack.encode(message)
-        fd = os.open(self.folder.journal, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        try:
-            os.writev(fd, (_FRAME.pack(kind, len(body)), body))
-        finally:
-            os.close(fd)
+        """Adds a message to the journal; it counts once the state is written."""
+        self._append(kind, msgspec.msgpack.encode(message))
 
     def frames(self) -> Iterator[tuple[Kind, bytes]]:
-        """The messages in the order in which they came, one in memory at a time."""
-        with self.folder.journal.open("rb") as journal:
-            while header := journal.read(_FRAME.size):
-                kind, length = _FRAME.unpack(header)
-                yield Kind(kind), journal.read(length)
-
-    # --- outgoing -----------------------------------------------------------------------
-
-    def keep_outgoing(self, ids: Sequence[int]) -> None:
-        """Keeps the ids that are to be sent, in their order."""
-        self.folder.outgoing.write_bytes(array.array("q", ids).tobytes())
-
-    def outgoing(self, first: int, count: int) -> list[int]:
-        """Ids `first` to `first + count`."""
-        ids = array.array("q")
-        with self.folder.outgoing.open("rb") as file:
-            file.seek(first * ids.itemsize)
-            ids.frombytes(file.read(count * ids.itemsize))
-        return ids.tolist()
-
-    # --- layout -------------------------------------------------------------------------
+        """The frames in the order in which they came, one in memory at a time."""
+        journal, at = self._open_journal(), 0
+        while at < self._length:
+            kind, length = _FRAME.unpack(os.pread(journal, _FRAME.size, at))
+            at += _FRAME.size
+            yield Kind(kind), _read(journal, at, length)
+            at += length
 
     def keep_layout(self, fields: Mapping[int, int]) -> None:
         """Keeps the number of fields by notetype id."""
-        self.folder.layout.write_bytes(msgspec.msgpack.encode(fields))
+        self.append(Kind.LAYOUT, fields)
 
     def layout(self) -> dict[int, int] | None:
         """The number of fields by notetype id; None before the changes were exchanged."""
-        try:
-            return msgspec.msgpack.decode(self.folder.layout.read_bytes(), type=dict[int, int])
-        except FileNotFoundError:
-            return None
+        for kind, body in self.frames():
+            if kind is Kind.LAYOUT:
+                return msgspec.msgpack.decode(body, type=dict[int, int])
+        return None
+
+    def keep_outgoing(self, ids: Sequence[int]) -> int:
+        """Keeps the ids that are to be sent, in their order; returns where."""
+        return self._append(Kind.OUTGOING, array.array("q", ids).tobytes())
+
+    def outgoing(self, at: int, first: int, count: int) -> list[int]:
+        """Ids `first` to `first + count` of those that were kept at `at`."""
+        ids = array.array("q")
+        offset, size = _FRAME.size + first * ids.itemsize, count * ids.itemsize
+        _, length = _FRAME.unpack(os.pread(self._open_journal(), _FRAME.size, at))
+        left = max(_FRAME.size + length - offset, 0)
+        ids.frombytes(_read(self._open_journal(), at + offset, min(size, left)))
+        return ids.tolist()
+
+    def _append(self, kind: Kind, body: bytes) -> int:
+        at = self._length
+        content = _FRAME.pack(kind, len(body)) + body
+        written = 0
+        while written < len(content):
+            written += os.pwrite(self._open_journal(), content[written:], at + written)
+        self._length += len(content)
+        return at
+
+    def _open_journal(self) -> int:
+        if self._journal < 0:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            self._journal = os.open(self.folder.journal, flags, 0o600)
+        return self._journal
+
+
+def _read(descriptor: int, at: int, size: int) -> bytes:
+    """`size` bytes from `at`; one call reads at most 2 GiB."""
+    pieces = []
+    while size > 0 and (piece := os.pread(descriptor, size, at)):
+        pieces.append(piece)
+        at += len(piece)
+        size -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -38,6 +38,7 @@ def remember(folder: UserFolder, db: sqlite3.Connection, state: State) -> None:
         return
     claimed = state.usn if state.claimed_usn is None else state.claimed_usn
     kept = Brought(state.min_usn, state.usn, claimed, reviews)
+    forget(folder, state)  # made anew, since a file system flushes one that is truncated
     folder.brought(state.device).write_bytes(msgspec.msgpack.encode(kept))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from cardkeep.collection import cards, notes, revlog
+from cardkeep.collection import cards, database, notes, revlog
 from cardkeep.collection.session_file import Kind, Locked, Outgoing, SessionFile, State
 from cardkeep.errors import BadRequest
 from cardkeep.messages import ApplyChunk, Caller, Chunk, NextChunk, Nothing, Row
@@ -18,7 +18,8 @@ from cardkeep.sync.context import Context
 _ROWS = {11: 2000}
 _OLD_ROWS = 250
 _BYTES = 1024 * 1024
-# More rows than this are written down in a worker thread.
+# More rows than this are written down in a worker thread, or leave pages in memory that are
+# worth giving back at once.
 _FEW = 600
 _FLDS = 6
 
@@ -30,7 +31,7 @@ async def next_chunk(context: Context, caller: Caller, message: NextChunk) -> Ch
 
 def _next(context: Context, caller: Caller) -> Chunk:
     with (
-        context.library.lend(caller.user, heavy=True) as db,
+        context.library.lend(caller.user) as db,
         session.live(context, caller) as (file, state),
     ):
         largest = _ROWS.get(state.protocol, _OLD_ROWS)
@@ -38,11 +39,13 @@ def _next(context: Context, caller: Caller) -> Chunk:
             outgoing, withheld, ids = _work_out(context, db, caller, file, state)
             chunk, sent = _read(db, outgoing, ids[:largest])
             if not chunk.done:
-                file.keep_outgoing(ids)
+                outgoing = msgspec.structs.replace(outgoing, at=file.keep_outgoing(ids))
             state = msgspec.structs.replace(state, withheld=withheld)
         else:
             outgoing = state.outgoing
-            chunk, sent = _read(db, outgoing, file.outgoing(outgoing.sent, largest))
+            chunk, sent = _read(db, outgoing, file.outgoing(outgoing.at, outgoing.sent, largest))
+        if sent - outgoing.sent > _FEW:
+            database.shrink(db)
         outgoing = msgspec.structs.replace(outgoing, sent=sent)
         file.write(msgspec.structs.replace(state, outgoing=outgoing))
     return chunk

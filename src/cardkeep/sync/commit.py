@@ -35,7 +35,10 @@ from cardkeep.sync.renames import free_name
 
 @dataclass(slots=True)
 class Applying:
-    """A journal on its way into the collection; the numbers are of rows gained."""
+    """A journal on its way into the collection.
+
+    The numbers are of rows gained, but for `new_cards`, which leaves out deleted ones.
+    """
 
     db: sqlite3.Connection
     min_usn: int
@@ -44,6 +47,7 @@ class Applying:
     cards: int = 0
     notes: int = 0
     revlog: int = 0
+    new_cards: int = 0
     sort_indexes: Mapping[int, int] = field(default_factory=dict)
 
 
@@ -54,7 +58,8 @@ def apply(db: sqlite3.Connection, file: SessionFile, state: State, now: int) -> 
     """
     applying = Applying(db, state.min_usn, state.usn, now)
     for kind, body in file.frames():
-        _APPLY[kind](applying, body)
+        if kind in _APPLY:
+            _APPLY[kind](applying, body)
     return applying
 
 
@@ -88,7 +93,9 @@ def _apply_chunk(applying: Applying, body: bytes) -> None:
     if chunk.revlog:
         applying.revlog += revlog.add(db, chunk.revlog, usn)
     if chunk.cards:
-        applying.cards += _new(chunk.cards, cards.existing, db)
+        new = _new(chunk.cards, cards.existing, db)
+        applying.cards += new
+        applying.new_cards += new
         cards.merge(db, chunk.cards, min_usn=min_usn, usn=usn)
     if chunk.notes:
         applying.notes += _new(chunk.notes, notes.existing, db)

@@ -13,14 +13,16 @@ from cardkeep.collection import cards, graves
 from cardkeep.collection.session_file import State
 
 
-def mend(db: sqlite3.Connection, state: State, now: int) -> int | None:
+def mend(db: sqlite3.Connection, state: State, now: int, *, new_cards: int) -> int | None:
     """Repairs what the sync in `state`, applied and checked, broke or left broken.
 
-    Returns how many cards were deleted, or None if there was nothing to repair. `now` in s.
+    `new_cards` is how many the sync added, whatever it deleted; `now` in s. Returns how many
+    cards were deleted, or None if there was nothing to repair.
     """
     usn = state.usn + 1
     surplus = set(cards.of_deleted_notes(db, state.min_usn))
-    surplus.update(cards.twins(db, min_usn=state.min_usn, usn=state.usn))
+    if new_cards:
+        surplus.update(cards.twins(db, min_usn=state.min_usn, usn=state.usn))
     homeless = [card for card in cards.of_deleted_decks(db, state.min_usn) if card not in surplus]
     if not surplus and not homeless:
         return None

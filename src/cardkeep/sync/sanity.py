@@ -73,7 +73,7 @@ def apply_and_commit(
             brought.forget(file.folder, state)
         file.write(msgspec.structs.replace(state, closed=True))
         return after
-    _commit(db, file, state, found, after, now_ms)
+    _commit(db, file, state, found, after, now_ms, new_cards=applied.new_cards)
     return after
 
 
@@ -84,11 +84,13 @@ def _commit(
     found: Header,
     after: Counts,
     now_ms: int,
+    *,
+    new_cards: int,
 ) -> None:
     # Later than before even if the clock went back: equal would read as "no changes".
     told = max(now_ms, found.mod + 1)
     usn, mod = state.usn + 1, told
-    deleted = mending.mend(db, state, now_ms // 1000)
+    deleted = mending.mend(db, state, now_ms // 1000, new_cards=new_cards)
     if deleted is not None:
         usn, mod = usn + 1, mod + 1
     header.set_synced(db, mod=mod, ls=told, usn=usn)

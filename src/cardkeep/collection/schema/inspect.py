@@ -98,15 +98,18 @@ def _inspect(connection: sqlite3.Connection) -> None:
     schema = SCHEMA_18 if version == SCHEMA_18.version else SCHEMA_11
     stale = _check_objects(objects, schema)
     _check_internal(connection, objects)
-    _check_pages(connection, schema.tables.keys() - LARGE)
+    # Names first: Python's sqlite3 stumbles over text that is no UTF-8 in a collation, and
+    # everything below compares names.
+    _check_text(connection, schema.tables.keys() - LARGE)
     for name in stale:
         connection.execute(f"DROP {objects[name].type} {name}")
     put_in_order(connection, schema)
+    _check_pages(connection, schema.tables.keys() - LARGE)
     _check_values(connection, [name for name in schema.tables if name in values.RULES])
     if schema is SCHEMA_11:
         upgrade_tables(connection, int(time.time()))
         _check_values(connection, [name for name in values.RULES if name not in schema.tables])
-    _check_text(connection)
+    _check_text(connection, LARGE)
     _check_references(connection)
     _check_blobs(connection)
     # A whole upload replaces everything, deletions too: nobody has to hear of them.
@@ -329,8 +332,10 @@ _TEXTS = {
 }
 
 
-def _check_text(connection: sqlite3.Connection) -> None:
+def _check_text(connection: sqlite3.Connection, tables: Iterable[str]) -> None:
     for table, columns in _TEXTS.items():
+        if table not in tables:
+            continue
         rows = connection.execute(f"SELECT {columns} FROM {table} NOT INDEXED")
         try:
             # Reading decodes. Nothing is kept, and SQLite works without the interpreter's lock.
