@@ -200,8 +200,8 @@ def test_failed_logins_are_in_the_log(serve: Serve) -> None:
     """One line each, with a date, as fail2ban needs it, whatever is sent as a name."""
     server = serve(SYNC_USER1="eva:secret")
     client = Client(server.url())
-    client.login("eva", "wrong")
-    client.login("x' address=1.2.3.4\nlogin failed user='eva", "wrong")
+    client.login("eva", "hunter2")
+    client.login("x' address=1.2.3.4\nlogin failed user='eva", "hunter2")
     server.end(signal.SIGTERM)
     lines = [line for line in server.log.splitlines() if " WARNING login failed " in line]
     assert len(lines) == 2
@@ -211,7 +211,7 @@ def test_failed_logins_are_in_the_log(serve: Serve) -> None:
     ):
         assert re.fullmatch(f"{date} WARNING login failed user='(.*)' address=127.0.0.1", line)
         assert f"user='{name}'" in line
-    assert "wrong" not in server.log
+    assert "hunter2" not in server.log
 
 
 # --- lists ------------------------------------------------------------------------------
