@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cardkeep.media.store import MediaStore
+from cardkeep.messages import MediaEntry
 from tests.media.crashing import ACTIONS
 from tests.media.looking import Disk, download, on_disk, upload
 
@@ -178,8 +179,6 @@ def test_an_upload_under_way_is_not_taken_for_a_killed_one(folder: Path) -> None
         def close(self) -> None:
             pass
 
-    from cardkeep.messages import MediaEntry
-
     first.upload("ana", [MediaEntry("small", None), MediaEntry("slow", Meanwhile)])
     first.close()
     second.close()
@@ -205,8 +204,14 @@ def test_pieces_of_a_leftover_are_removed(leftover: str, folder: Path) -> None:
 
 def test_what_is_not_an_uploads_is_left_alone(folder: Path) -> None:
     base = used(folder)
+    stray = base / "ana" / "media" / "stray"
+    stray.write_bytes(b"of somebody who put it there")
+    incoming = base / "ana" / ".cardkeep" / "incoming"
+    (incoming / "0123456789abcdef").write_bytes(b'[["stray",0]]')
+    (incoming / "0123456789abcdef.0").write_bytes(b"never moved in")
     note = base / "ana" / ".cardkeep" / "incoming" / "README.txt"
     note.write_text("what is this folder?")
     read_something(base)
     run(base, "other")
-    assert note.exists()
+    assert [path.name for path in incoming.iterdir()] == [note.name]
+    assert stray.read_bytes() == b"of somebody who put it there"

@@ -285,6 +285,23 @@ def test_an_odd_name_of_the_official_server_is_served_and_can_be_deleted(
     on_disk(tmp_path).check()
 
 
+def test_a_file_that_cannot_be_put_in_its_place_takes_the_others_back(
+    store: MediaStore, tmp_path: Path
+) -> None:
+    """Here a folder is in its way; it could as well be a full disk."""
+    upload(store, ("a", b"1"), ("b", b"2"), ("c", b"3"))
+    before = on_disk(tmp_path)
+    blocked = tmp_path / USER / "media" / "blocked"
+    (blocked / "full").mkdir(parents=True)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="blocked"):
+            upload(store, ("a", b"new"), ("n", b"n"), ("b", None), ("blocked", b"x"), ("c", b"4"))
+    (blocked / "full").rmdir()
+    blocked.rmdir()
+    assert on_disk(tmp_path) == before
+    assert upload(store, ("blocked", b"x")) == (1, 4)
+
+
 # --- folders that are not as they should be ---------------------------------------------
 
 
@@ -410,7 +427,10 @@ def test_media_on_another_disk_work_through_a_link(store: MediaStore, tmp_path: 
         assert list((other / ".cardkeep-incoming").iterdir()) == []
 
 
-def test_a_replaced_index_is_noticed(store: MediaStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked_between", [False, True])
+def test_a_replaced_index_is_noticed(
+    asked_between: bool, store: MediaStore, tmp_path: Path
+) -> None:
     """An operator restores an older folder while the server runs."""
     upload(store, ("a", b"1"))
     store.close()
@@ -418,8 +438,9 @@ def test_a_replaced_index_is_noticed(store: MediaStore, tmp_path: Path) -> None:
     running = MediaStore(tmp_path)
     upload(running, ("b", b"2"))
     assert running.last_usn(USER) == 2
-    shutil.rmtree(tmp_path / USER)
-    assert running.last_usn(USER) == 0
+    (tmp_path / USER).rename(tmp_path / "old")
+    if asked_between:
+        assert running.last_usn(USER) == 0
     (tmp_path / "copy").rename(tmp_path / USER)
     assert running.last_usn(USER) == 1
     assert upload(running, ("c", b"3")) == (1, 2)
