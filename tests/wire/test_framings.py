@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cardkeep.errors import BadRequest, UnsupportedVersion
 from cardkeep.wire.direct import answers_packed, read_head
 from cardkeep.wire.multipart import MAX_FIELD, MAX_PARTS, FormReader
+from cardkeep.wire.query import read_query
 from cardkeep.wire.request import Head
 from tests.wire.requests import (
     form,
@@ -287,3 +288,25 @@ def test_what_follows_the_form_is_ignored() -> None:
 def test_content_types_differ_in_case_and_quotes() -> None:
     kind = 'Multipart/Form-Data; charset=utf-8; boundary="Anki-sync-boundary"'
     assert read_form([WHOLE], kind)[0].head.host_key == "hkey"
+
+
+@pytest.mark.parametrize(
+    ("query", "head"),
+    [
+        (
+            b"k=26aef0&v=anki%2C2.1.54+%28b6a7760c%29%2Clinux",
+            Head(10, "26aef0", "", "anki,2.1.54 (b6a7760c),linux"),
+        ),
+        (b"", Head(10, "", "", "")),
+        (b"v=x&x=y&k=", Head(10, "", "", "x")),
+        (b"k=a&k=b&v=%E6%97%A5", Head(10, "b", "", "日")),
+    ],
+)
+def test_the_query_of_a_get(query: bytes, head: Head) -> None:
+    """As engine clients of protocol 10 write it."""
+    assert read_query(query) == head
+
+
+def test_a_query_of_many_fields_is_a_bad_request() -> None:
+    with pytest.raises(BadRequest):
+        read_query(b"&".join([b"a=1"] * 21))

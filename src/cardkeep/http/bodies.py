@@ -88,7 +88,6 @@ class Incoming:
         self.complete = not message.get("more_body", False)
         return data
 
-
     async def _receive_in_time(self) -> Message:
         seconds = self._limits.idle_seconds
         try:

@@ -72,9 +72,10 @@ class Peer:
             last = match[1].strip() if match else ""
         for candidate in (last, last.rpartition(":")[0]):
             try:
-                return _plain(str(ip_address(candidate.strip("[]"))))
+                found = ip_address(candidate.strip("[]"))
             except ValueError:
                 continue
+            return str(getattr(found, "ipv4_mapped", None) or found)
         return ""
 
 

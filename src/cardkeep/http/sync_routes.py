@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from urllib.parse import parse_qs
 
 from cardkeep import messages
 from cardkeep.errors import BadRequest, NotAccepted, TooLarge
@@ -29,8 +28,8 @@ from cardkeep.wire import answer as answers
 from cardkeep.wire import compression, direct, media_json, media_zip
 from cardkeep.wire.compression import Gzip, Plain, Unpacker, Zstd
 from cardkeep.wire.multipart import FormReader
+from cardkeep.wire.query import read_query
 from cardkeep.wire.request import Head, Method, Payload, read_json
-from cardkeep.wire.versions import FORM
 
 #: Packed and unpacked, what takes well under a millisecond to unpack and parse.
 SMALL_PACKED = 16 * 1024
@@ -163,11 +162,9 @@ class _Exchange:
 
     async def _query(self, method: Method) -> None:
         """`GET begin?k=…&v=…` of v10 clients (9.1)."""
-        query = parse_qs(self._scope["query_string"].decode("latin-1"), max_num_fields=20)
-        key, client = (query.get(name, [""])[-1] for name in ("k", "v"))
-        head = Head(FORM, key, "", client)
+        head = read_query(self._scope["query_string"])
         caller = self._authenticate(method, head)
-        await self._perform(caller, head, media_json.begin(client))
+        await self._perform(caller, head, media_json.begin(head.client))
 
     def _authenticate(self, method: Method, head: Head) -> messages.Caller:
         caller = self._steps.authenticate(
@@ -206,7 +203,8 @@ class _Exchange:
                 return read_json(method, payload)
         run = self._routes.workers.run
         read = partial(_read_long_json, method, kept, unpacker)
-        limit, big = self._limits.json, self._limits.big_json
+        known = method.message is not messages.HostKey
+        limit, big = self._limits.json if known else self._limits.login, self._limits.big_json
         message = await run(read, min(big, limit.size))
         if message is None and big < limit.size:
             await self._routes.big_json.acquire()

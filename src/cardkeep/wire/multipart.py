@@ -6,6 +6,7 @@ round; so nothing is known of a request until its whole form was read. `data` is
 on as it arrives, the other fields are kept.
 """
 
+import logging
 from dataclasses import dataclass
 
 from python_multipart.exceptions import FormParserError
@@ -20,6 +21,9 @@ from cardkeep.wire.versions import FORM
 MAX_PARTS = 32
 MAX_FIELD = 4096
 MAX_HEADERS = 4096
+
+# What it warns about it also raises; a refused request gets one line in the log, elsewhere.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 _KEPT = frozenset((b"k", b"sk", b"s", b"v", b"c"))
 
