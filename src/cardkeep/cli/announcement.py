@@ -4,6 +4,7 @@
 import shlex
 import shutil
 import sys
+from pathlib import Path
 
 import cardkeep
 from cardkeep.cli.addresses import is_loopback
@@ -49,7 +50,13 @@ def _for_clients(url: str) -> list[str]:
 
 def first_user_command(settings: Settings) -> str:
     """The command that makes a user here, as it is called on this machine."""
-    words = ["cardkeep"] if shutil.which("cardkeep") else [sys.executable, "-m", "cardkeep"]
+    beside = Path(sys.executable).with_name("cardkeep")
+    if shutil.which("cardkeep"):
+        words = ["cardkeep"]
+    elif beside.exists():
+        words = [str(beside)]
+    else:
+        words = [sys.executable, "-m", "cardkeep"]
     words += ["user", "add"]
     if settings.folder != load({}, {}).folder:
         words += [flag("folder"), str(settings.folder)]
