@@ -63,7 +63,7 @@ def test_an_upload_is_a_file_for_the_step(
         answer = client.form("/sync/upload", fields[framing] | K, chunked=True)
         assert answer.body == b"OK"
     assert seen == [collection]
-    until(lambda: steps.spooled() == [])
+    until(steps.is_clean)
 
 
 def test_the_step_may_keep_the_file(client: Client, steps: MemorySteps, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_the_step_may_keep_the_file(client: Client, steps: MemorySteps, tmp_path
     assert client.direct("/sync/upload", SMALL).status == 200
     assert client.direct("/sync/meta", b'{"v":11,"cv":""}').status == 200
     assert kept.read_bytes() == SMALL
-    assert steps.spooled() == []
+    until(steps.is_clean)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_broken_upload_leaves_nothing(client: Client, steps: MemorySteps, body
     """400, no step, no file."""
     assert client.direct("/sync/upload", body=iter([body])).status == 400
     assert steps.heard == []
-    until(lambda: steps.spooled() == [])
+    until(steps.is_clean)
 
 
 def test_a_broken_upload_in_a_form_leaves_nothing(client: Client, steps: MemorySteps) -> None:
@@ -101,7 +101,7 @@ def test_a_broken_upload_in_a_form_leaves_nothing(client: Client, steps: MemoryS
         answer = client.form("/sync/upload", K | {"c": b"1", "data": data}, chunked=True)
         assert answer.status == 400
     assert steps.heard == []
-    until(lambda: steps.spooled() == [])
+    until(steps.is_clean)
 
 
 def test_words_about_an_upload_reach_the_client(client: Client, steps: MemorySteps) -> None:
@@ -187,7 +187,7 @@ def test_a_form_that_is_too_large_is_refused(
     assert answer.status == 400
     assert [f"(setting {setting})" in record.getMessage() for record in caplog.records] == [True]
     assert steps.heard == []
-    until(lambda: steps.spooled() == [])
+    until(steps.is_clean)
 
 
 TOO_LARGE_FRAMES = [
@@ -215,7 +215,7 @@ def test_a_frame_that_is_too_large_is_refused(
     assert limited.direct(f"/sync/{name}", payload).status == 400
     assert [f"(setting {setting})" in record.getMessage() for record in caplog.records] == [True]
     assert steps.heard == []
-    until(lambda: steps.spooled() == [])
+    until(steps.is_clean)
 
 
 @pytest.mark.parametrize("extra", [0, 1])
@@ -241,7 +241,7 @@ def test_a_bomb_ends_at_the_limit(steps: MemorySteps) -> None:
         finally:
             tracemalloc.stop()
         client.close()
-    assert steps.spooled() == []
+    until(steps.is_clean)
 
 
 class Counting:
@@ -314,7 +314,7 @@ def test_a_media_upload_is_a_list_of_entries(
         answer = client.form("/msync/uploadChanges", data | {"sk": b"key"})
     assert answer.json == {"data": [3, 9], "err": ""}
     assert got == files
-    until(lambda: steps.spooled() == [])
+    until(steps.is_clean)
 
 
 @pytest.mark.parametrize("body", [b"", b"no zip", upload_zip([("x", b"1")])[:-30]])
@@ -322,7 +322,7 @@ def test_a_broken_media_upload_is_400(client: Client, steps: MemorySteps, body: 
     assert client.direct("/msync/uploadChanges", body).status == 400
     assert client.form("/msync/uploadChanges", {"data": body, "sk": b"key"}).status == 400
     assert steps.heard == []
-    until(lambda: steps.spooled() == [])
+    until(steps.is_clean)
 
 
 # --- answers ------------------------------------------------------------------------------
@@ -364,7 +364,7 @@ def test_media_files_are_a_zip(client: Client, steps: MemorySteps) -> None:
         assert json.loads(archive.read("_meta")) == {"0": "a.txt", "1": "日本.jpg"}
         assert [archive.read("0"), archive.read("1")] == [data for _, data in files]
     assert all(source.closed.is_set() for source in sources)
-    until(lambda: steps.spooled() == [])
+    until(steps.is_clean)
 
 
 def test_a_source_that_fails_at_once_is_500(client: Client, steps: MemorySteps) -> None:
@@ -425,7 +425,7 @@ def test_a_sender_that_stalls_is_given_up(steps: MemorySteps) -> None:
         answer = read_raw(sock)
         assert (answer.status, answer.headers["connection"]) == (400, "close")
         client.close()
-    assert steps.spooled() == []
+    until(steps.is_clean)
 
 
 def test_threads_are_only_lent_for_a_batch(steps: MemorySteps) -> None:
