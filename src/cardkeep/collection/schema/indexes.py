@@ -43,31 +43,31 @@ def _disagreeing(
     connection: sqlite3.Connection, table: str, indexes: Sequence[Index]
 ) -> list[Index]:
     """One pass over the table for all of its indexes, one over each index."""
-    sums = ", ".join(_sums(index) for index in indexes)
+    sums = ", ".join(
+        f"{each} FILTER (WHERE {index.where or 'TRUE'})"
+        for index in indexes
+        for each in _sums(index)
+    )
     rows = connection.execute(f"SELECT {sums} FROM {table} NOT INDEXED").fetchone()
     expected = [rows[at : at + 4] for at in range(0, len(rows), 4)]
     wrong = []
     for index, wanted in zip(indexes, expected, strict=True):
         where = f"WHERE {index.where}" if index.where else ""
         found = connection.execute(
-            f"SELECT {_sums(index)} FROM {table} INDEXED BY {index.name} {where}"
+            f"SELECT {', '.join(_sums(index))} FROM {table} INDEXED BY {index.name} {where}"
         ).fetchone()
         if found != wanted:
             wrong.append(index)
     return wrong
 
 
-def _sums(index: Index) -> str:
+def _sums(index: Index) -> Sequence[str]:
     """Four sums over its entries: how many, their rows, their keys, and which goes with which."""
     key = " + ".join(f"{2 * at + 1} * {column}" for at, column in enumerate(index.columns))
-    where = f"FILTER (WHERE {index.where})" if index.where else ""
     prime = 2**31 - 1
-    return ", ".join(
-        f"{each} {where}"
-        for each in (
-            "count(*)",
-            f"total(id % {prime})",
-            f"total(({key}) % {prime})",
-            f"total((({key}) & 65535) * (id & 65535))",
-        )
+    return (
+        "count(*)",
+        f"total(id % {prime})",
+        f"total(({key}) % {prime})",
+        f"total((({key}) & 65535) * (id & 65535))",
     )

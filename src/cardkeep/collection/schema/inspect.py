@@ -98,13 +98,15 @@ def _inspect(connection: sqlite3.Connection) -> None:
     schema = SCHEMA_18 if version == SCHEMA_18.version else SCHEMA_11
     stale = _check_objects(objects, schema)
     _check_internal(connection, objects)
-    # Names first: Python's sqlite3 stumbles over text that is no UTF-8 in a collation, and
-    # everything below compares names.
-    _check_text(connection, schema.tables.keys() - LARGE)
+    _check_pages(connection)
+    small = schema.tables.keys() - LARGE
+    # Before anything compares names: Python's sqlite3 stumbles over text that is no UTF-8
+    # when SQLite hands it to a collation.
+    _check_text(connection, small)
     for name in stale:
         connection.execute(f"DROP {objects[name].type} {name}")
     put_in_order(connection, schema)
-    _check_pages(connection, schema.tables.keys() - LARGE)
+    _check_order(connection, small)
     _check_values(connection, [name for name in schema.tables if name in values.RULES])
     if schema is SCHEMA_11:
         upgrade_tables(connection, int(time.time()))
@@ -300,12 +302,21 @@ def _one_line(sql: str | None) -> str:
 # --- pages and values -------------------------------------------------------------------
 
 
-def _check_pages(connection: sqlite3.Connection, small: Iterable[str]) -> None:
-    """All pages; and of the small tables everything, since their rows are kept in order by text."""
-    for check in ("quick_check(1)", *(f"integrity_check({table})" for table in small)):
-        (found,) = connection.execute(f"PRAGMA {check}").fetchone()
-        if found != "ok":
-            raise NotAccepted(_DAMAGED, f"{check}: {_one_line(str(found))}")
+def _check_pages(connection: sqlite3.Connection) -> None:
+    """That each page is sound and used once; so nothing below can go round in circles."""
+    _check_pragma(connection, "quick_check(1)")
+
+
+def _check_order(connection: sqlite3.Connection, tables: Iterable[str]) -> None:
+    """That rows are where searches look for them; in the small tables a key may be a name."""
+    for table in tables:
+        _check_pragma(connection, f"integrity_check({table})")
+
+
+def _check_pragma(connection: sqlite3.Connection, pragma: str) -> None:
+    (found,) = connection.execute(f"PRAGMA {pragma}").fetchone()
+    if found != "ok":
+        raise NotAccepted(_DAMAGED, f"{pragma}: {_one_line(str(found))}")
 
 
 def _check_values(connection: sqlite3.Connection, tables: list[str]) -> None:
@@ -501,3 +512,6 @@ def _explained() -> Iterator[None]:
     except UnicodeDecodeError as error:
         # An error message of SQLite with bytes of the file in it.
         raise NotAccepted(_DAMAGED, f"{error.object!r:.200}") from error
+    except SystemError as error:
+        # What Python 3.11 makes of an error in a collation that SQLite did not notice.
+        raise NotAccepted(_DAMAGED, f"{error.__cause__!r:.200}") from error
