@@ -196,10 +196,21 @@ def test_pieces_of_a_leftover_are_removed(leftover: str, folder: Path) -> None:
     base = used(folder)
     before = on_disk(base)
     incoming = base / "ana" / ".cardkeep" / "incoming"
-    for content in (b"", b"[[", b'[["same",3]]', b'[["deleted",null]]', b'[["x",3],["y",1]]'):
+    outside = base / "ana" / "outside"
+    outside.touch()
+    for content in (
+        b"",
+        b"[[",
+        b"\xff\0",
+        b'[["same",3]]',
+        b'[["deleted",null]]',
+        b'[["x",3],["y",1]]',
+        b'[["../outside",null],["..",3],["",null]]',
+    ):
         (incoming / leftover).write_bytes(content)
         read_something(base)
         assert on_disk(base) == before
+    assert outside.exists()
 
 
 def test_what_is_not_an_uploads_is_left_alone(folder: Path) -> None:

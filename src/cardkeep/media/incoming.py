@@ -8,9 +8,9 @@ any of them:
 1. It writes the files aside, in `.cardkeep/incoming/`, and flushes them. Before the first one
    it makes a journal there, locked (flock) for as long as its process lives.
 2. From here on it holds the user's write lock (the transaction on the index). It writes
-   into the journal what it is about to do: for each name, which file goes in, or none. Flushed.
-3. It moves the files in. What they replace gets a second name in `incoming/` first.
-   The folder is flushed.
+   into the journal what it is about to do: for each name, which file goes in, or none; and
+   gives what will be replaced a second name in `incoming/`. Both are flushed.
+3. It moves the files in. The folder is flushed.
 4. The index commits. (The answer goes out only when `upload` has returned.)
 5. Deleted files leave the folder, what was replaced leaves `incoming/`, last goes the journal.
 
@@ -41,6 +41,7 @@ import msgspec
 from cardkeep.errors import BadRequest
 from cardkeep.media.files import FOLDER, MediaFolder, dispose, open_file, open_folder, sha1_of
 from cardkeep.media.index import Entry
+from cardkeep.records.media_name import leaves_folder
 
 #: For each name the position of the uploaded element whose bytes it gets; None for no file.
 Places = Mapping[str, int | None]
@@ -87,9 +88,9 @@ class Incoming:
         keys = {name.partition(".")[0] for name in _names(descriptor)}
         return {key for key in keys if _KEY.fullmatch(key)}
 
-    def leftovers(self) -> "Iterator[Upload]":
+    def leftovers(self, besides: "Upload | None" = None) -> "Iterator[Upload]":
         """The uploads that were killed. The caller holds the user's write lock."""
-        for key in self.uploads():
+        for key in self.uploads() - {besides.key if besides else ""}:
             with Upload(self, key) as upload:
                 if upload.claim():
                     yield upload
@@ -116,11 +117,12 @@ class Upload:
     def __init__(self, incoming: Incoming, key: str | None = None) -> None:
         self._incoming = incoming
         self._folder = incoming.folder
-        self._key = key or secrets.token_hex(_KEY_BYTES)
+        self.key = key or secrets.token_hex(_KEY_BYTES)
         self._journal = -1
         self._unflushed: list[int] = []
         self.aside: set[int] = set()
         self.places: Places = {}
+        self._cleared = False
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +130,7 @@ class Upload:
     def __exit__(self, *_: object) -> None:
         self._close_unflushed()
         if self._journal >= 0:
-            if not self.places:
+            if not self.places and not self._cleared:
                 self.clear()
             os.close(self._journal)
 
@@ -152,26 +154,28 @@ class Upload:
             os.fsync(descriptor)
         self._close_unflushed()
 
-    def announce(self, places: Places) -> None:
-        """Puts on disk what `move_in` and the commit are about to do."""
-        self._begin()
-        write_all(self._journal, msgspec.json.encode(list(places.items())))
-        os.fsync(self._journal)
-        os.fsync(self._incoming.descriptor())
-        self.places = places
+    def announce(self, places: Places, listed: Iterable[str]) -> None:
+        """Puts on disk what `move_in` is about to do, and keeps what it will replace.
 
-    def move_in(self, listed: Iterable[str]) -> None:
-        """Puts the files in their places; those that the index has `listed` can come back.
-
-        Raises BadRequest if the file system cannot have a name.
+        `listed` are the files that the index has, and that must be able to come back.
         """
+        self._begin()
+        incoming = self._incoming.descriptor()
+        write_all(self._journal, msgspec.json.encode(list(places.items())))
+        self.places = places
+        for name in listed:
+            position = places.get(name)
+            if position is not None:
+                _keep(name, self._folder.descriptor, self._replaced(position), incoming)
+        os.fsync(self._journal)
+        os.fsync(incoming)
+
+    def move_in(self) -> None:
+        """Puts the files in their places. Raises BadRequest for a name that cannot be."""
         incoming, media = self._incoming.descriptor(), self._folder.descriptor
-        moves = {name: position for name, position in self.places.items() if position is not None}
-        if replaced := [name for name in listed if name in moves]:
-            for name in replaced:
-                _keep(name, media, self._replaced(moves[name]), incoming)
-            os.fsync(incoming)
-        for name, position in moves.items():
+        for name, position in self.places.items():
+            if position is None:
+                continue
             try:
                 os.replace(self._aside(position), name, src_dir_fd=incoming, dst_dir_fd=media)
             except OSError as error:
@@ -186,17 +190,19 @@ class Upload:
         """Takes over an upload whose process is gone; false if it is under way or over."""
         # A missing journal is made: bytes may survive a power cut that it did not survive.
         descriptor = self._incoming.descriptor()
-        journal = os.open(self._key, os.O_RDWR | os.O_CREAT, 0o666, dir_fd=descriptor)
+        journal = os.open(self.key, os.O_RDWR | os.O_CREAT, 0o666, dir_fd=descriptor)
         if not _lock(journal):
             os.close(journal)
             return False
         self._journal = journal
         try:
             text = os.pread(journal, os.fstat(journal).st_size, 0)
-            self.places = dict(msgspec.json.decode(text, type=list[tuple[str, int | None]]))
+            places = dict(msgspec.json.decode(text, type=list[tuple[str, int | None]]))
         except (msgspec.MsgspecError, UnicodeDecodeError):
             # Not whole, so not flushed, so nothing was moved in yet.
-            self.places = {}
+            return True
+        if not any(leaves_folder(name) for name in places):
+            self.places = places
         return True
 
     def settle(self, entries: Mapping[str, Entry]) -> None:
@@ -230,14 +236,19 @@ class Upload:
             for name, position in self.places.items()
             if position is not None
         }
-        for file in _names(incoming):
-            if file in replaced:
-                dispose(replaced[file], incoming, file)
-            elif file.startswith(f"{self._key}."):
+        left = {file for file in _names(incoming) if file.startswith(f"{self.key}.")}
+        for file in left & replaced.keys():
+            dispose(replaced[file], incoming, file)
+        if left := left - replaced.keys():
+            # From here on the journal says nothing; else a file that is now gone from here
+            # would count as moved in, if we are killed before the end.
+            os.ftruncate(self._journal, 0)
+            for file in left:
                 os.unlink(file, dir_fd=incoming)
         self.places = {}
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._key, dir_fd=incoming)
+            os.unlink(self.key, dir_fd=incoming)
+        self._cleared = True
 
     # --- details ------------------------------------------------------------------------
 
@@ -246,20 +257,20 @@ class Upload:
         while self._journal < 0:
             descriptor = self._incoming.descriptor()
             journal = os.open(
-                self._key, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=descriptor
+                self.key, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=descriptor
             )
             # Whoever looks for leftovers may have come between the two calls and taken it for one.
             if _lock(journal) and os.fstat(journal).st_nlink:
                 self._journal = journal
             else:
                 os.close(journal)
-                self._key = secrets.token_hex(_KEY_BYTES)
+                self.key = secrets.token_hex(_KEY_BYTES)
 
     def _aside(self, position: int) -> str:
-        return f"{self._key}.{position}"
+        return f"{self.key}.{position}"
 
     def _replaced(self, position: int) -> str:
-        return f"{self._key}.{position}.replaced"
+        return f"{self.key}.{position}.replaced"
 
     def _close_unflushed(self) -> None:
         for descriptor in self._unflushed:

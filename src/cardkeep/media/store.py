@@ -176,7 +176,7 @@ class _Delivery:
         self._upload.flush()
         try:
             with index.writing(self._connection):
-                _settle_leftovers(self._connection, incoming, self._user)
+                _settle_leftovers(self._connection, incoming, self._user, besides=self._upload)
                 stored = index.entries(self._connection, self._names)
                 merged = index.merge(index.totals(self._connection), stored, uploaded)
                 places = {**self._lost(stored, merged, uploaded), **merged.places}
@@ -250,8 +250,8 @@ class _Delivery:
             for position in absent:
                 self._receive(position, self._entries[position], {})
             self._upload.flush()
-        self._upload.announce(places)
-        self._upload.move_in([name for name, entry in stored.items() if entry.size])
+        self._upload.announce(places, [name for name, entry in stored.items() if entry.size])
+        self._upload.move_in()
 
     def _settle(self) -> None:
         """Takes back, or completes, what this upload did to the folder."""
@@ -293,9 +293,11 @@ def _pieces(source: ByteSource) -> Iterator[bytes]:
         yield piece
 
 
-def _settle_leftovers(connection: sqlite3.Connection, incoming: Incoming, user: str) -> None:
+def _settle_leftovers(
+    connection: sqlite3.Connection, incoming: Incoming, user: str, besides: Upload | None = None
+) -> None:
     """Brings folder and index into step after uploads that were killed."""
-    for upload in incoming.leftovers():
+    for upload in incoming.leftovers(besides):
         log.info("media of %s: an upload was cut off, putting the folder right", user)
         upload.settle(index.entries(connection, list(upload.places)))
 
