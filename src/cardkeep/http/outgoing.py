@@ -63,10 +63,12 @@ class Outgoing:
             await asyncio.shield(self._workers.run(self._source.close))
 
     def _headers(self) -> Headers:
-        kind = (b"content-type", b"application/octet-stream")
         if self._packed:
-            return [kind, (direct.SIZE_HEADER, b"%d" % self._left)]
-        return [kind, (b"content-length", b"%d" % self._left)]
+            return [(direct.SIZE_HEADER, b"%d" % self._left)]
+        return [
+            (b"content-type", b"application/octet-stream"),
+            (b"content-length", b"%d" % self._left),
+        ]
 
     def _next(self) -> tuple[bytes, bool]:
         """The next packed bytes, possibly none, and whether there are more."""

@@ -283,10 +283,9 @@ class _Exchange:
         await send_whole(self._send, 200, self._headers(len(payload)), body)
 
     def _headers(self, size: int) -> Headers:
-        kind = (b"content-type", b"application/octet-stream")
         if self._packed:
-            return [kind, (direct.SIZE_HEADER, b"%d" % size)]
-        return [kind]
+            return [(direct.SIZE_HEADER, b"%d" % size)]
+        return [(b"content-type", b"application/octet-stream")]
 
     async def refuse(self, error: Exception) -> None:
         """Says no; the rest of the body is read first (1.2)."""
