@@ -14,7 +14,7 @@ from benchmarks.cases import bulk, daily, full, media, neighbour, unchanged, use
 from benchmarks.client import AnswerError
 from benchmarks.collections import Store
 from benchmarks.report import CaseResult
-from benchmarks.servers import COMMANDS, REPOSITORY
+from benchmarks.servers import KINDS, REPOSITORY
 
 ALL: list[Case] = [
     *unchanged.CASES,
@@ -38,7 +38,8 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--servers",
         default="official,cardkeep",
-        help="which two to compare (default: %(default)s); one is possible too",
+        help="which two to compare (default: %(default)s); one is possible too;"
+        " cardkeep@FOLDER runs the package that is in that folder",
     )
     parser.add_argument(
         "--cache",
@@ -56,8 +57,8 @@ def server_kinds(text: str) -> dict[str, str]:
     """Labels and kinds; a kind that is named twice is compared with itself."""
     kinds: dict[str, str] = {}
     for kind in text.split(","):
-        if kind not in COMMANDS:
-            raise SystemExit(f"no such server: {kind} (there are {', '.join(COMMANDS)})")
+        if kind.partition("@")[0] not in KINDS:
+            raise SystemExit(f"no such server: {kind} (there are {', '.join(KINDS)})")
         kinds[f"{kind}-again" if kind in kinds else kind] = kind
     return kinds
 

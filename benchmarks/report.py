@@ -81,7 +81,7 @@ def ratio(figure: Figure, labels: Sequence[str]) -> float | None:
 
 def _verdict(figure: Figure, labels: Sequence[str]) -> str:
     aim = figure.aim
-    if aim is None or len(labels) < 2 or labels[-1] != "cardkeep":
+    if aim is None or len(labels) < 2 or not labels[-1].startswith("cardkeep"):
         return ""
     if aim.of == "ratio":
         found = ratio(figure, labels)

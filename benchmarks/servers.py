@@ -24,15 +24,16 @@ class ServerError(Exception):
     """A server did not start, or died."""
 
 
-def _official_command() -> list[str]:
-    return [str(interpreter(NEWEST)), "-m", "anki.syncserver"]
+def _official(source: str) -> tuple[list[str], dict[str, str]]:
+    return [str(interpreter(NEWEST)), "-m", "anki.syncserver"], {}
 
 
-def _cardkeep_command() -> list[str]:
-    return [sys.executable, "-m", "cardkeep", "serve"]
+def _cardkeep(source: str) -> tuple[list[str], dict[str, str]]:
+    """`source` is a folder with another revision of the package, or empty."""
+    return [sys.executable, "-m", "cardkeep", "serve"], {"PYTHONPATH": source} if source else {}
 
 
-COMMANDS = {"official": _official_command, "cardkeep": _cardkeep_command}
+KINDS = {"official": _official, "cardkeep": _cardkeep}
 
 
 def free_port() -> int:
@@ -67,7 +68,9 @@ class Server:
         }
         for number, (name, password) in enumerate(self.users.items(), 1):
             environment[f"SYNC_USER{number}"] = f"{name}:{password}"
-        command = COMMANDS[self.kind]()
+        name, _, source = self.kind.partition("@")
+        command, additional = KINDS[name](source)
+        environment |= additional
         begin = time.perf_counter()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
