@@ -9,7 +9,7 @@ import pytest
 from cardkeep.errors import BadRequest
 from cardkeep.records import deck, deck_config, notetype
 from tests.records import vectors
-from tests.records.vectors import MODULES, Row, same_but_for_key_order
+from tests.records.vectors import MODULES, Row, comparable
 
 RECORDED_ROWS = vectors.load("rows-to-json.json")
 RECORDED_OBJECTS = vectors.load("json-to-rows.json")
@@ -20,6 +20,8 @@ MESSAGES = {
     ("deck", "common"): deck._Common,
     ("deckconf", "config"): deck_config._Config,
     ("notetype", "config"): notetype._NotetypeConfig,
+    ("notetype", "fields"): notetype._FieldConfig,
+    ("notetype", "templates"): notetype._TemplateConfig,
 }
 
 
@@ -32,10 +34,14 @@ def assert_same_row(kind: str, ours: Row, recorded: Row) -> None:
     for column in ours.__struct_fields__:
         mine, theirs = getattr(ours, column), getattr(recorded, column)
         message = MESSAGES.get((kind, column))
-        if message is not None:
-            assert same_but_for_key_order(mine, theirs, message), column
-        else:
+        if message is None:
             assert mine == theirs, column
+        elif isinstance(mine, bytes):
+            assert comparable(mine, message) == comparable(theirs, message), column
+        else:
+            assert [(part.name, comparable(part.config, message)) for part in mine] == [
+                (part.name, comparable(part.config, message)) for part in theirs
+            ], column
 
 
 def exact(value: Any) -> str:

@@ -40,16 +40,13 @@ def row(kind: str, recorded: dict[str, Any], id_: int) -> Row:
     )
 
 
-def same_but_for_key_order(ours: bytes, recorded: bytes, message: type[Message]) -> bool:
-    """Whether two blobs differ in nothing but the order of keys inside field 255.
+def comparable(blob: bytes, message: type[Message]) -> tuple[bytes, str]:
+    """A blob without field 255, which is given apart, its keys in order.
 
     The official server writes those keys in the order of a hash table, another one each time.
     """
-    if ours == recorded:
-        return True
-    mine: Any = protobuf.decode(message, ours, "ours")
-    theirs: Any = protobuf.decode(message, recorded, "recorded")
-    if json.loads(mine.other) != json.loads(theirs.other):
-        return False
-    mine.other = theirs.other
-    return len(ours) == len(recorded) and mine.SerializeToString() == recorded
+    decoded: Any = protobuf.decode(message, blob, "blob")
+    assert decoded.SerializeToString() == blob
+    other = json.loads(decoded.other or b"{}")
+    decoded.other = b""
+    return decoded.SerializeToString(), json.dumps(other, sort_keys=True)

@@ -13,7 +13,7 @@ from cardkeep.records.fields import (
     INT64,
     INT64_OR_TEXT,
     LOOSE_BOOL,
-    NUMBER,
+    NUMBERS,
     OMIT,
     OTHER_LINE,
     TEXT,
@@ -181,7 +181,7 @@ _FILTERED = Table(
     Key("separate", BOOL, absent=None, write=lambda _: True),
     Key(
         "delays",
-        lenient(or_null(array(NUMBER)), None),
+        lenient(or_null(NUMBERS), None),
         "repeated float delays = 3",
         absent=None,
         write=lambda delays: numbers_back(delays) or None,

@@ -13,6 +13,7 @@ from cardkeep.records.fields import (
     INT32,
     INT64_OR_TEXT,
     NUMBER,
+    NUMBERS,
     OTHER_LINE,
     TEXT,
     UINT8,
@@ -113,8 +114,6 @@ def _number_within(
 
 # --- tables -----------------------------------------------------------------------------
 
-_NUMBERS = array(NUMBER)
-
 _CONFIG = Table(
     Key("id", object_id, column="id"),
     Key("mod", INT64_OR_TEXT, column="mtime_secs"),
@@ -152,9 +151,9 @@ _CONFIG = Table(
     Key("newSortOrder", INT32, "int32 new_card_sort_order = 32", absent=0),
     Key("newGatherPriority", INT32, "int32 new_card_gather_priority = 34", absent=0),
     Key("buryInterdayLearning", BOOL, "bool bury_interday_learning = 29", absent=False),
-    Key("fsrsWeights", _NUMBERS, "repeated float fsrs_params_4 = 3", absent=[], write=numbers_back),
-    Key("fsrsParams5", _NUMBERS, "repeated float fsrs_params_5 = 5", absent=[], write=numbers_back),
-    Key("fsrsParams6", _NUMBERS, "repeated float fsrs_params_6 = 6", absent=[], write=numbers_back),
+    Key("fsrsWeights", NUMBERS, "repeated float fsrs_params_4 = 3", absent=[], write=numbers_back),
+    Key("fsrsParams5", NUMBERS, "repeated float fsrs_params_5 = 5", absent=[], write=numbers_back),
+    Key("fsrsParams6", NUMBERS, "repeated float fsrs_params_6 = 6", absent=[], write=numbers_back),
     Key(
         "desiredRetention",
         NUMBER,
@@ -165,7 +164,7 @@ _CONFIG = Table(
     Key("ignoreRevlogsBeforeDate", TEXT, "string ignore_revlogs_before_date = 46", absent=""),
     Key(
         "easyDaysPercentages",
-        _NUMBERS,
+        NUMBERS,
         "repeated float easy_days_percentages = 4",
         absent=[],
         write=numbers_back,
@@ -205,7 +204,7 @@ _CONFIG = Table(
 )
 
 _NEW = Table(
-    Key("delays", lenient(_NUMBERS, []), "repeated float learn_steps = 1", write=numbers_back),
+    Key("delays", lenient(NUMBERS, []), "repeated float learn_steps = 1", write=numbers_back),
     Key(
         "initialFactor",
         _thousandths,
@@ -255,7 +254,7 @@ _REV = Table(
 )
 
 _LAPSE = Table(
-    Key("delays", lenient(_NUMBERS, []), "repeated float relearn_steps = 2", write=numbers_back),
+    Key("delays", lenient(NUMBERS, []), "repeated float relearn_steps = 2", write=numbers_back),
     Key("mult", NUMBER, "float lapse_multiplier = 14", write=_number_within(0, 0, 1)),
     Key("minInt", UINT32, "uint32 minimum_lapse_interval = 17", write=_count_within(1, 1, 36500)),
     Key("leechAction", lenient(integer(0, 1), 1), "int32 leech_action = 21", write=zero_or_one),

@@ -215,15 +215,8 @@ def TEXT(value: Any) -> str:  # noqa: N802 - a reading like the constants
 
 def NUMBER(value: Any) -> float:  # noqa: N802 - a reading like the constants
     """S: an integer or float, rounded to single precision."""
-    if type(value) is float or type(value) is int:
-        try:
-            rounded = single(float(value))
-        except OverflowError:
-            rounded = math.inf
-        if math.isfinite(rounded):
-            # Protobuf would store a negative zero, which clients do not.
-            return rounded + 0.0
-    raise _unfit("a number of single precision", value)
+    # The clients take a negative zero for the default, the library does not.
+    return _single(value) + 0.0
 
 
 def array(element: Reading) -> Reading:
@@ -235,6 +228,21 @@ def array(element: Reading) -> Reading:
         return [element(each) for each in value]
 
     return read
+
+
+def _single(value: Any) -> float:
+    if type(value) is float or type(value) is int:
+        try:
+            rounded = single(float(value))
+        except OverflowError:
+            rounded = math.inf
+        if math.isfinite(rounded):
+            return rounded
+    raise _unfit("a number of single precision", value)
+
+
+#: S: a list of numbers.
+NUMBERS: Final = array(_single)
 
 
 def tuple_of(*elements: Reading) -> Reading:
