@@ -20,8 +20,11 @@ UInt8 = Annotated[int, Meta(ge=0, le=255)]
 Number = Int64 | float
 
 _SINGLE = struct.Struct("<f")
-# Nine significant digits tell any two single-precision values apart.
-_DIGITS = range(1, 10)
+# Any decimal of six digits survives single precision, and nine digits tell any two of its
+# values apart; but below the smallest normal number there are fewer digits.
+_DIGITS = range(6, 10)
+_FEW_DIGITS = range(1, 10)
+_SMALLEST_NORMAL = 2.0**-126
 
 
 def whole(number: int | float) -> int:
@@ -58,7 +61,7 @@ def shortest(number: float) -> float:
 
     A blob's 0.9 is 0.8999999762 when widened; JSON says 0.9 (docs/collection-format.md, 7.0).
     """
-    for digits in _DIGITS:
+    for digits in _DIGITS if abs(number) >= _SMALLEST_NORMAL else _FEW_DIGITS:
         candidate = float(f"{number:.{digits}g}")
         if single(candidate) == number:
             return candidate
