@@ -345,7 +345,7 @@ def _read_long_json(
             if len(payload) > most:
                 return None
     unpacker.finish()
-    return read_json(method, bytes(payload))
+    return read_json(method, payload)
 
 
 def _message_of_file(method: Method, unpacked: UnpackedFile) -> messages.ClientMessage:

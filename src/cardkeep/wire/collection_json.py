@@ -17,7 +17,7 @@ from cardkeep.records.grave import GravesEntry, grave_ids
 from cardkeep.records.note import NoteEntry, NoteRow, note_entry, note_row
 from cardkeep.records.numbers import Int32, Int64, UInt32
 from cardkeep.records.revlog import RevlogEntry, revlog_row
-from cardkeep.wire.json_values import encode, parse, require_storable
+from cardkeep.wire.json_values import JsonText, encode, parse, require_storable
 from cardkeep.wire.versions import require_known
 
 # --- from the client --------------------------------------------------------------------
@@ -104,24 +104,24 @@ _SANITY_CHECK = msgspec.json.Decoder(_SanityCheck)
 _ANYTHING = msgspec.json.Decoder(_Anything)
 
 
-def _read_host_key(payload: bytes) -> messages.HostKey:
+def _read_host_key(payload: JsonText) -> messages.HostKey:
     body = parse(_HOST_KEY, payload)
     return messages.HostKey(user=body.u, password=body.p)
 
 
-def _read_meta(payload: bytes) -> messages.Meta:
+def _read_meta(payload: JsonText) -> messages.Meta:
     body = parse(_META, payload)
     require_known(body.v)
     return messages.Meta(version=body.v, client=body.cv)
 
 
-def _read_start(payload: bytes) -> messages.Start:
+def _read_start(payload: JsonText) -> messages.Start:
     body = parse(_START, payload)
     graves = None if body.graves is None else _graves(body.graves)
     return messages.Start(min_usn=body.minUsn, local_newer=body.lnewer, graves=graves)
 
 
-def _read_apply_graves(payload: bytes) -> messages.ApplyGraves:
+def _read_apply_graves(payload: JsonText) -> messages.ApplyGraves:
     return messages.ApplyGraves(_graves(parse(_APPLY_GRAVES, payload).chunk))
 
 
@@ -133,7 +133,7 @@ def _graves(entry: GravesEntry) -> messages.Graves:
     )
 
 
-def _read_apply_changes(payload: bytes) -> messages.ApplyChanges:
+def _read_apply_changes(payload: JsonText) -> messages.ApplyChanges:
     body = parse(_APPLY_CHANGES, payload).changes
     decks, deck_configs = body.decks
     for value in (body.models, decks, deck_configs, body.conf):
@@ -150,7 +150,7 @@ def _read_apply_changes(payload: bytes) -> messages.ApplyChanges:
     )
 
 
-def _read_apply_chunk(payload: bytes) -> messages.ApplyChunk:
+def _read_apply_chunk(payload: JsonText) -> messages.ApplyChunk:
     chunk = parse(_APPLY_CHUNK, payload).chunk
     return messages.ApplyChunk(
         messages.Chunk(
@@ -162,7 +162,7 @@ def _read_apply_chunk(payload: bytes) -> messages.ApplyChunk:
     )
 
 
-def _read_sanity_check(payload: bytes) -> messages.SanityCheck:
+def _read_sanity_check(payload: JsonText) -> messages.SanityCheck:
     client = parse(_SANITY_CHECK, payload).client
     if isinstance(client, str):
         return messages.SanityCheck(counts=None)
@@ -181,8 +181,8 @@ def _read_sanity_check(payload: bytes) -> messages.SanityCheck:
 
 def _reader_of_nothing(
     message: messages.ClientMessage,
-) -> Callable[[bytes], messages.ClientMessage]:
-    def read(payload: bytes) -> messages.ClientMessage:
+) -> Callable[[JsonText], messages.ClientMessage]:
+    def read(payload: JsonText) -> messages.ClientMessage:
         parse(_ANYTHING, payload)
         return message
 
@@ -190,7 +190,7 @@ def _reader_of_nothing(
 
 
 #: Message class to the function that reads it from a payload.
-READERS: dict[type, Callable[[bytes], messages.ClientMessage]] = {
+READERS: dict[type, Callable[[JsonText], messages.ClientMessage]] = {
     messages.HostKey: _read_host_key,
     messages.Meta: _read_meta,
     messages.Start: _read_start,

@@ -15,12 +15,15 @@ from cardkeep.errors import BadRequest
 #: answer, so a deeper value, once stored, would end every later sync of that user.
 MAX_DEPTH = 100
 
+#: JSON as it was unpacked: a long one is not copied once more.
+JsonText = bytes | bytearray
+
 _T = TypeVar("_T")
 
 encode = msgspec.json.Encoder().encode
 
 
-def parse(decoder: msgspec.json.Decoder[_T], payload: bytes) -> _T:
+def parse(decoder: msgspec.json.Decoder[_T], payload: JsonText) -> _T:
     """Decodes; raises BadRequest for anything that is not the JSON the decoder wants."""
     try:
         return decoder.decode(payload)

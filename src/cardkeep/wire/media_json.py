@@ -12,7 +12,7 @@ import msgspec
 from cardkeep import messages
 from cardkeep.errors import BadRequest
 from cardkeep.records.numbers import Int32, UInt32
-from cardkeep.wire.json_values import encode, parse
+from cardkeep.wire.json_values import JsonText, encode, parse
 
 #: More names in one request are refused by the official server too (9.4).
 MAX_FILES = 25
@@ -47,27 +47,27 @@ def begin(client: str) -> messages.MediaBegin:
     return messages.MediaBegin(client=client)
 
 
-def _read_begin(payload: bytes) -> messages.MediaBegin:
+def _read_begin(payload: JsonText) -> messages.MediaBegin:
     return begin(parse(_BEGIN, payload).v)
 
 
-def _read_media_changes(payload: bytes) -> messages.MediaChanges:
+def _read_media_changes(payload: JsonText) -> messages.MediaChanges:
     return messages.MediaChanges(last_usn=parse(_MEDIA_CHANGES, payload).lastUsn)
 
 
-def _read_download_files(payload: bytes) -> messages.DownloadFiles:
+def _read_download_files(payload: JsonText) -> messages.DownloadFiles:
     names = parse(_DOWNLOAD_FILES, payload).files
     if len(names) > MAX_FILES:
         raise BadRequest(f"{len(names)} files asked for at once, at most {MAX_FILES} are allowed")
     return messages.DownloadFiles(names=names)
 
 
-def _read_media_sanity(payload: bytes) -> messages.MediaSanity:
+def _read_media_sanity(payload: JsonText) -> messages.MediaSanity:
     return messages.MediaSanity(count=parse(_MEDIA_SANITY, payload).local)
 
 
 #: Message class to the function that reads it from a payload.
-READERS: dict[type, Callable[[bytes], messages.ClientMessage]] = {
+READERS: dict[type, Callable[[JsonText], messages.ClientMessage]] = {
     messages.MediaBegin: _read_begin,
     messages.MediaChanges: _read_media_changes,
     messages.DownloadFiles: _read_download_files,

@@ -9,6 +9,7 @@ from enum import Enum
 
 from cardkeep import messages
 from cardkeep.wire import collection_json, media_json
+from cardkeep.wire.json_values import JsonText
 
 
 class Payload(Enum):
@@ -74,7 +75,7 @@ class Head:
     client: str
 
 
-def read_json(method: Method, payload: bytes) -> messages.ClientMessage:
+def read_json(method: Method, payload: JsonText) -> messages.ClientMessage:
     """The message in the payload of a JSON method; no payload at all stands for `{}`.
 
     Raises BadRequest, and UnsupportedVersion for a `meta` of another protocol.
