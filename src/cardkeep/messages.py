@@ -11,15 +11,20 @@ hundred thousand; everything else is a record.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+import msgspec
 
 from cardkeep.records.deck import Deck
 from cardkeep.records.deck_config import DeckConfig
 from cardkeep.records.notetype import Notetype
 
 Row = Sequence[Any]
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A message or a part of one: immutable, and made in a fraction of a microsecond."""
 
 
 class ByteSource(Protocol):
@@ -36,8 +41,7 @@ class ByteSource(Protocol):
         """Gives back whatever the source holds; may be called at any point."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Record, frozen=True):
     """Who speaks, known from a valid host key.
 
     `device` identifies the login (one random key each); `protocol` is the framing's:
@@ -51,30 +55,27 @@ class Caller:
     session_key: str
     client: str
     address: str
-    host_key: str = field(default="", repr=False)
+    host_key: str = ""
 
 
 # --- client to server: collection -------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class HostKey:
+class HostKey(Record, frozen=True):
     """A login."""
 
     user: str
     password: str
 
 
-@dataclass(frozen=True, slots=True)
-class Meta:
+class Meta(Record, frozen=True):
     """`version` is the protocol version of the body, `client` the client's version text."""
 
     version: int
     client: str
 
 
-@dataclass(frozen=True, slots=True)
-class Graves:
+class Graves(Record, frozen=True):
     """Ids of deleted objects."""
 
     cards: Sequence[int] = ()
@@ -82,8 +83,7 @@ class Graves:
     decks: Sequence[int] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Record, frozen=True):
     """Opens a sync. `min_usn` is M; `graves` only from legacy clients."""
 
     min_usn: int
@@ -91,15 +91,13 @@ class Start:
     graves: Graves | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ApplyGraves:
+class ApplyGraves(Record, frozen=True):
     """The client's deletions, or a part of them."""
 
     graves: Graves
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(Record, frozen=True):
     """Everything but cards, notes and reviews.
 
     `conf` (every configuration key, values as decoded JSON) and `crt` are None when
@@ -114,20 +112,17 @@ class Changes:
     crt: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ApplyChanges:
+class ApplyChanges(Record, frozen=True):
     """The client's changes, all at once."""
 
     changes: Changes
 
 
-@dataclass(frozen=True, slots=True)
-class NextChunk:
+class NextChunk(Record, frozen=True):
     """The client asks for the next rows (method `chunk`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(Record, frozen=True):
     """Rows of the three large tables, either way."""
 
     done: bool
@@ -136,15 +131,13 @@ class Chunk:
     notes: Sequence[Row] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ApplyChunk:
+class ApplyChunk(Record, frozen=True):
     """Rows of the client."""
 
     chunk: Chunk
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(Record, frozen=True):
     """Numbers of rows that both sides compare after a sync."""
 
     cards: int
@@ -155,76 +148,65 @@ class Counts:
     deck_configs: int
 
 
-@dataclass(frozen=True, slots=True)
-class SanityCheck:
+class SanityCheck(Record, frozen=True):
     """`counts` is None when a legacy client reports that its own check failed."""
 
     counts: Counts | None
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(Record, frozen=True):
     """The client asks for the result of its sync."""
 
 
-@dataclass(frozen=True, slots=True)
-class Abort:
+class Abort(Record, frozen=True):
     """The client gives its sync up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
+class Upload(Record, frozen=True):
     """`file` is the decoded collection in the spool folder; the receiver may move it away."""
 
     file: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Download:
+class Download(Record, frozen=True):
     """The client asks for the whole collection."""
 
 
 # --- client to server: media ------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class MediaBegin:
+class MediaBegin(Record, frozen=True):
     """`client` is the version text."""
 
     client: str
 
 
-@dataclass(frozen=True, slots=True)
-class MediaChanges:
+class MediaChanges(Record, frozen=True):
     """The client asks for what changed after `last_usn`."""
 
     last_usn: int
 
 
-@dataclass(frozen=True, slots=True)
-class MediaEntry:
+class MediaEntry(Record, frozen=True):
     """One element of an upload: `data` opens the bytes, None for a deletion."""
 
     name: str
     data: Callable[[], ByteSource] | None
 
 
-@dataclass(frozen=True, slots=True)
-class UploadChanges:
+class UploadChanges(Record, frozen=True):
     """At most 25 entries, in the client's order."""
 
     entries: Sequence[MediaEntry]
 
 
-@dataclass(frozen=True, slots=True)
-class DownloadFiles:
+class DownloadFiles(Record, frozen=True):
     """The client asks for files, at most 25."""
 
     names: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class MediaSanity:
+class MediaSanity(Record, frozen=True):
     """`count` is the number of files that the client has."""
 
     count: int
@@ -251,15 +233,13 @@ ClientMessage = CollectionMessage | MediaMessage
 # --- server to client -------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class HostKeyGranted:
+class HostKeyGranted(Record, frozen=True):
     """The key that the client keeps from now on."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class MetaAnswer:
+class MetaAnswer(Record, frozen=True):
     """`mod`, `scm` in ms, `now` in s."""
 
     mod: int
@@ -272,13 +252,11 @@ class MetaAnswer:
     proceed: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Nothing:
+class Nothing(Record, frozen=True):
     """The answer `null`."""
 
 
-@dataclass(frozen=True, slots=True)
-class SanityAnswer:
+class SanityAnswer(Record, frozen=True):
     """`client` and `server` are None where a count could not be made or compared."""
 
     ok: bool
@@ -286,35 +264,30 @@ class SanityAnswer:
     server: Counts | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Record, frozen=True):
     """`mod` in ms, as committed."""
 
     mod: int
 
 
-@dataclass(frozen=True, slots=True)
-class UploadAccepted:
+class UploadAccepted(Record, frozen=True):
     """The text `OK`."""
 
 
-@dataclass(frozen=True, slots=True)
-class CollectionFile:
+class CollectionFile(Record, frozen=True):
     """A whole collection in the schema that the caller's protocol takes."""
 
     source: ByteSource
 
 
-@dataclass(frozen=True, slots=True)
-class MediaBegun:
+class MediaBegun(Record, frozen=True):
     """`key` is what v8-10 clients send back as `sk`."""
 
     usn: int
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class MediaChange:
+class MediaChange(Record, frozen=True):
     """`sha1` is 40 hex digits, empty for a deletion."""
 
     name: str
@@ -322,30 +295,26 @@ class MediaChange:
     sha1: str
 
 
-@dataclass(frozen=True, slots=True)
-class MediaChangeList:
+class MediaChangeList(Record, frozen=True):
     """In ascending order of usn, at most 1,000."""
 
-    changes: Sequence[MediaChange] = field(default_factory=tuple)
+    changes: Sequence[MediaChange] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class MediaUploaded:
+class MediaUploaded(Record, frozen=True):
     """`usn` is the last one after the upload."""
 
     processed: int
     usn: int
 
 
-@dataclass(frozen=True, slots=True)
-class MediaFiles:
+class MediaFiles(Record, frozen=True):
     """The answer to `downloadFiles`: a prefix of the names asked for, with open bytes."""
 
     files: Sequence[tuple[str, ByteSource]]
 
 
-@dataclass(frozen=True, slots=True)
-class MediaSanityAnswer:
+class MediaSanityAnswer(Record, frozen=True):
     """Whether both sides have the same number of files."""
 
     ok: bool

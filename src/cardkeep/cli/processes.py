@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import uvicorn
 
@@ -76,7 +76,7 @@ def serve(
 def _config(application: Application) -> uvicorn.Config:
     return uvicorn.Config(
         application.asgi,
-        http="httptools" if _has("httptools") else "h11",
+        http=_protocol(),
         ws="none",
         lifespan="auto",
         interface="asgi3",
@@ -90,12 +90,12 @@ def _config(application: Application) -> uvicorn.Config:
     )
 
 
-def _has(module: str) -> bool:
+def _protocol() -> type[asyncio.Protocol] | Literal["h11"]:
     try:
-        __import__(module)
-    except ImportError:
-        return False
-    return True
+        from cardkeep.http.protocol import CorkedProtocol
+    except ImportError:  # no httptools
+        return "h11"
+    return CorkedProtocol
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -24,9 +24,9 @@ def ids_since(db: sqlite3.Connection, min_usn: int) -> list[int]:
     return [row[0] for row in db.execute("SELECT id FROM cards WHERE usn >= ?", (min_usn,))]
 
 
-def existing(db: sqlite3.Connection, ids: Sequence[int]) -> set[int]:
-    """Those of `ids` that exist."""
-    return {row[0] for row in by_id(db, "SELECT id FROM cards WHERE id IN ({places})", ids)}
+def notes_of(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, int]:
+    """Those of `ids` that exist, with the note of each."""
+    return dict(by_id(db, "SELECT id, nid FROM cards WHERE id IN ({places})", ids))
 
 
 def read(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[tuple[Any, ...]]:
@@ -46,15 +46,16 @@ def read(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[tuple[Any, ...]
     )
 
 
-def merge(db: sqlite3.Connection, rows: Sequence[Row], *, min_usn: int, usn: int) -> None:
+def merge(db: sqlite3.Connection, rows: Sequence[Row], *, min_usn: int, usn: int) -> int:
     """Stores received cards under `usn`, unless the server's own is newer.
 
-    The server's own is newer if the client has not seen it (`usn >= min_usn`) and its
+    Returns how many are new. The server's own is newer if the client has not seen it (`usn >= min_usn`) and its
     time is later. On a tie the client's wins, since the client keeps and sends its own.
 
     A card hardly ever changes its note. Naming `nid` among the columns to update would
     rewrite its index entry each time, so it is set apart, only where it differs.
     """
+    before = notes_of(db, [row[0] for row in rows])
     db.executemany(
         f"""
         INSERT INTO cards VALUES (?, ?, ?, ?, ?, {usn:d}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -79,10 +80,12 @@ def merge(db: sqlite3.Connection, rows: Sequence[Row], *, min_usn: int, usn: int
         """,
         [(*row[:5], *row[6:]) for row in rows],
     )
+    moved = [row for row in rows if before.get(row[0], row[1]) != row[1]]
     db.executemany(
-        f"UPDATE cards SET nid = ?1 WHERE id = ?2 AND nid != ?1 AND usn = {usn:d} AND mod = ?3",
-        [(row[1], row[0], row[4]) for row in rows],
+        f"UPDATE cards SET nid = ? WHERE id = ? AND usn = {usn:d} AND mod = ?",
+        [(row[1], row[0], row[4]) for row in moved],
     )
+    return len({row[0] for row in rows}) - len(before)
 
 
 def delete(db: sqlite3.Connection, ids: Iterable[int]) -> int:

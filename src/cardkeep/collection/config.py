@@ -2,7 +2,8 @@
 """The `config` table: the configuration, JSON values under text keys."""
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -16,13 +17,17 @@ def read(db: sqlite3.Connection) -> dict[str, Any]:
 
 def get(db: sqlite3.Connection, key: str) -> Any:
     """One value, decoded; None if there is none or it cannot be read."""
-    row = db.execute("SELECT val FROM config WHERE KEY = ?", (key,)).fetchone()
-    if row is None:
-        return None
-    try:
-        return msgspec.json.decode(row[0])
-    except (msgspec.DecodeError, TypeError):
-        return None
+    return get_some(db, [key]).get(key)
+
+
+def get_some(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Any]:
+    """Those of the values that exist and can be read, decoded."""
+    places = ", ".join("?" * len(keys))
+    found = {}
+    for key, val in db.execute(f"SELECT KEY, val FROM config WHERE KEY IN ({places})", keys):
+        with suppress(msgspec.DecodeError, TypeError):
+            found[key] = msgspec.json.decode(val)
+    return found
 
 
 def put(db: sqlite3.Connection, key: str, value: Any, *, usn: int, now: int) -> None:

@@ -2,11 +2,11 @@
 """The `col` row: the five numbers that drive syncing (docs/sync-protocol.md, beginning)."""
 
 import sqlite3
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(msgspec.Struct, frozen=True):
     """`mod`, `scm`, `ls` in ms, `crt` in s."""
 
     crt: int

@@ -16,9 +16,10 @@ def ids_since(db: sqlite3.Connection, min_usn: int) -> list[int]:
     return [row[0] for row in db.execute("SELECT id FROM notes WHERE usn >= ?", (min_usn,))]
 
 
-def existing(db: sqlite3.Connection, ids: Sequence[int]) -> set[int]:
-    """Those of `ids` that exist."""
-    return {row[0] for row in by_id(db, "SELECT id FROM notes WHERE id IN ({places})", ids)}
+def keys_of(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """Those of `ids` that exist, with the notetype and checksum of each."""
+    rows = by_id(db, "SELECT id, mid, csum FROM notes WHERE id IN ({places})", ids)
+    return {nid: (mid, csum) for nid, mid, csum in rows}
 
 
 def read(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[tuple[Any, ...]]:
@@ -35,15 +36,17 @@ def merge(
     sort_indexes: Mapping[int, int],
     min_usn: int,
     usn: int,
-) -> None:
+) -> int:
     """Stores received notes under `usn`, unless the server's own is newer (see `cards.merge`).
 
     `sort_indexes` gives each notetype's sort field. The sort field is bound as text: the
     column's affinity makes a number of what looks like one (docs/sync-protocol.md, 6.8).
     Notetype and checksum stand in indexes and seldom change, so they are set apart.
 
-    Raises BadRequest for a note of a notetype that is not in `sort_indexes`.
+    Returns how many are new. Raises BadRequest for a note of a notetype that is not in
+    `sort_indexes`.
     """
+    before = keys_of(db, [row[0] for row in rows])
     stored = []
     for nid, guid, mid, mod, _, tags, flds in rows:
         try:
@@ -68,13 +71,12 @@ def merge(
         """,
         stored,
     )
+    keyed = [(row[0], row[2], row[3], row[7]) for row in stored]
     db.executemany(
-        f"""
-        UPDATE notes SET mid = ?2, csum = ?4
-        WHERE id = ?1 AND (mid != ?2 OR csum != ?4) AND usn = {usn:d} AND mod = ?3
-        """,
-        [(row[0], row[2], row[3], row[7]) for row in stored],
+        f"UPDATE notes SET mid = ?2, csum = ?4 WHERE id = ?1 AND usn = {usn:d} AND mod = ?3",
+        [key for key in keyed if before.get(key[0], (key[1], key[3])) != (key[1], key[3])],
     )
+    return len({row[0] for row in rows}) - len(before)
 
 
 def delete(db: sqlite3.Connection, ids: Iterable[int]) -> int:

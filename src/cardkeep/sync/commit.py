@@ -7,7 +7,7 @@ takes that number from `meta`, and another device may have finished a sync since
 """
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -93,14 +93,14 @@ def _apply_chunk(applying: Applying, body: bytes) -> None:
     if chunk.revlog:
         applying.revlog += revlog.add(db, chunk.revlog, usn)
     if chunk.cards:
-        new = _new(chunk.cards, cards.existing, db)
+        new = cards.merge(db, chunk.cards, min_usn=min_usn, usn=usn)
         applying.cards += new
         applying.new_cards += new
-        cards.merge(db, chunk.cards, min_usn=min_usn, usn=usn)
     if chunk.notes:
-        applying.notes += _new(chunk.notes, notes.existing, db)
         indexes = applying.sort_indexes or _sort_indexes(applying)
-        notes.merge(db, chunk.notes, sort_indexes=indexes, min_usn=min_usn, usn=usn)
+        applying.notes += notes.merge(
+            db, chunk.notes, sort_indexes=indexes, min_usn=min_usn, usn=usn
+        )
 
 
 _APPLY: Mapping[Kind, Callable[[Applying, bytes], None]] = {
@@ -108,15 +108,6 @@ _APPLY: Mapping[Kind, Callable[[Applying, bytes], None]] = {
     Kind.CHANGES: _apply_changes,
     Kind.CHUNK: _apply_chunk,
 }
-
-
-def _new(
-    rows: Sequence[Sequence[int]],
-    existing: Callable[[sqlite3.Connection, Sequence[int]], set[int]],
-    db: sqlite3.Connection,
-) -> int:
-    ids = sorted({row[0] for row in rows})
-    return len(ids) - len(existing(db, ids))
 
 
 def _sort_indexes(applying: Applying) -> Mapping[int, int]:

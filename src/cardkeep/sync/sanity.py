@@ -2,7 +2,6 @@
 """Comparing counts, and the commit (method `sanityCheck2`)."""
 
 import sqlite3
-from dataclasses import replace
 
 import msgspec
 
@@ -100,5 +99,5 @@ def _commit(
     counts.keep(
         file.folder,
         Header(found.crt, mod, found.scm, usn, told),
-        replace(after, cards=after.cards - (deleted or 0)),
+        msgspec.structs.replace(after, cards=after.cards - (deleted or 0)),
     )

@@ -12,6 +12,7 @@ from cardkeep.sync import session
 from cardkeep.sync.context import Context
 
 _LAST_UNBURIED = "lastUnburied"
+_DAY_KEYS = ("schedVer", "rollover", "creationOffset", "localOffset", _LAST_UNBURIED)
 
 
 async def start(context: Context, caller: Caller, message: Start) -> Graves:
@@ -61,12 +62,11 @@ def _unbury(db: sqlite3.Connection, found: Header, now: int) -> None:
 
     Neither `mod` nor any usn changes by it, so it is no part of the sync that it precedes.
     """
-    conf = {
-        key: config.get(db, key)
-        for key in ("schedVer", "rollover", "creationOffset", "localOffset", _LAST_UNBURIED)
-    }
+    conf = config.get_some(db, _DAY_KEYS)
     today = days.today(found.crt, now, conf)
-    last = conf[_LAST_UNBURIED] if isinstance(conf[_LAST_UNBURIED], int) else 0
+    last = conf.get(_LAST_UNBURIED)
+    if not isinstance(last, int):
+        last = 0
     # A day far ahead comes from a clock that was wrong; it must not stop unburying for good.
     if today <= last <= today + 7:
         return
