@@ -59,6 +59,16 @@ def test_unknown_keys_hold_what_clients_can_read(kind: str, value: Any, reason: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["x" * 10**5, "a\nlogged by nobody", "\x1b[2J\u2028"])
+def test_reason_is_one_short_line_whatever_the_key(kind: str, name: str) -> None:
+    """The log is not written by clients."""
+    with pytest.raises(BadRequest) as refused:
+        MODULES[kind].from_json(GOOD[kind] | {name: 2**64})
+    assert refused.value.reason.isprintable()
+    assert len(refused.value.reason) < 200
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_unknown_keys_may_nest_deep(kind: str) -> None:
     """A hundred levels and the largest integers are taken and come back."""
     value = {"deep": nested(100), "large": [2**64 - 1, -(2**63)]}

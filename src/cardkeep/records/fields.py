@@ -343,7 +343,8 @@ def other_keys(json: Mapping[str, Any], known: Collection[str], where: str) -> d
     """The keys that no table names; BadRequest for what clients could not read back."""
     other = {name: value for name, value in json.items() if name not in known}
     for name, value in other.items():
-        _check_json(value, f"{where}: {name}", 1)
+        # The name is the client's own, and the log wants short lines.
+        _check_json(value, f"{where}: {name!a:.60}", 1)
     return other
 
 

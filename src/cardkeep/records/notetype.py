@@ -216,8 +216,10 @@ def to_json(notetype: Notetype) -> dict[str, Any]:
         "name": notetype.name,
         "mtime_secs": notetype.mtime_secs,
         "usn": notetype.usn,
-        "fields": _parts_to_json(_FIELD, _FieldConfig, notetype.fields, where),
-        "templates": _parts_to_json(_TEMPLATE, _TemplateConfig, notetype.templates, where),
+        "fields": _parts_to_json(_FIELD, _FieldConfig, notetype.fields, f"{where}: field"),
+        "templates": _parts_to_json(
+            _TEMPLATE, _TemplateConfig, notetype.templates, f"{where}: template"
+        ),
     }
     return _write(_NOTETYPE, _NotetypeConfig, columns, notetype.config, where)
 
@@ -272,7 +274,7 @@ def _parts_to_json(
 ) -> list[dict[str, Any]]:
     return [
         _write(
-            table, kind, {"name": part.name, "ord": position}, part.config, f"{where}: {part.name}"
+            table, kind, {"name": part.name, "ord": position}, part.config, f"{where} {position}"
         )
         for position, part in enumerate(parts)
     ]
