@@ -4,6 +4,7 @@
 import asyncio
 import io
 import json
+import os
 import random
 import socket
 import threading
@@ -19,6 +20,7 @@ import zstandard
 from cardkeep import messages
 from cardkeep.errors import NotAccepted
 from cardkeep.http.limits import Limit, Limits
+from cardkeep.http.spool import SpoolFile, sweep
 from tests.http.serving import (
     KEY,
     Bytes,
@@ -136,8 +138,9 @@ def test_a_client_that_goes_away_leaves_nothing(
 
 
 LIMITS = Limits(
-    packed_body=Limit(100_000, "max_body"),
-    collection=Limit(200_000, "max_collection"),
+    packed_body=Limit(300_000, "max_body"),
+    collection=Limit(400_000, "max_collection"),
+    media_file=Limit(40_000, "max_media_file"),
     media_zip=Limit(50_000, "max_media_zip"),
     json=Limit(70_000, "max_json"),
     login=Limit(40_000, "max_login"),
@@ -152,23 +155,33 @@ def limited(steps: MemorySteps) -> Iterator[Client]:
         client.close()
 
 
-NOISE = RANDOM.randbytes(200_000)
+NOISE = RANDOM.randbytes(400_000)
 LOGIN = b'{"u":"%s","p":""}' % (b"x" * 40_000)
 LONG_JSON = b'{"x":"%s"}' % (b"y" * 70_000)
 
 TOO_LARGE_FORMS = [
-    ("upload", NOISE[:110_000], b"0", "max_body"),
-    ("upload", NOISE[:110_000], b"1", "max_body"),
-    ("upload", b"\0" * 200_001, b"0", "max_body"),
-    ("upload", b"\0" * 200_001, b"1", "max_collection"),
-    ("uploadChanges", b"\0" * 50_001, b"1", "max_media_zip"),
-    ("uploadChanges", NOISE[:50_001], b"0", "max_media_zip"),
+    ("upload", NOISE[:310_000], b"0", "max_body"),
+    ("upload", NOISE[:310_000], b"1", "max_body"),
+    ("upload", b"\0" * 400_001, b"0", "max_body"),
+    ("upload", b"\0" * 400_001, b"1", "max_collection"),
+    ("uploadChanges", b"\0" * 190_000, b"1", "max_media_zip"),
+    ("uploadChanges", NOISE[:190_000], b"0", "max_media_zip"),
     ("finish", LONG_JSON, b"1", "max_json"),
     ("finish", LONG_JSON, b"0", "max_json"),
-    ("finish", b"{}".ljust(100_000), b"0", "max_body"),
+    ("finish", b"{}".ljust(300_000), b"0", "max_body"),
     ("hostKey", LOGIN, b"0", "max_login"),
     ("hostKey", LOGIN, b"1", "max_login"),
 ]
+
+
+def assert_too_large(name: str, status: int, text: bytes, setting: str) -> None:
+    """An upload is refused in words, which its client shows; the rest with 400."""
+    if name == "upload":
+        assert status == 200
+        assert text.startswith(b"Your collection is too large")
+        assert setting.encode() in text
+    else:
+        assert (status, text) == (400, b"bad request\n")
 
 
 @pytest.mark.parametrize(("name", "payload", "c", "setting"), TOO_LARGE_FORMS)
@@ -181,10 +194,10 @@ def test_a_form_that_is_too_large_is_refused(
     c: bytes,
     setting: str,
 ) -> None:
-    """400; the log names the setting to raise; nothing is left."""
+    """The log names the setting to raise; nothing is left."""
     data = zipped(payload) if c == b"1" else payload
     answer = limited.form(f"/sync/{name}", {"data": data, "c": c, "s": b"s"} | K)
-    assert answer.status == 400
+    assert_too_large(name, answer.status, answer.body, setting)
     assert [f"(setting {setting})" in record.getMessage() for record in caplog.records] == [True]
     assert steps.heard == []
     until(steps.is_clean)
@@ -192,9 +205,9 @@ def test_a_form_that_is_too_large_is_refused(
 
 TOO_LARGE_FRAMES = [
     ("upload", NOISE, "max_body"),
-    ("upload", b"\0" * 200_001, "max_collection"),
-    ("uploadChanges", b"\0" * 50_001, "max_media_zip"),
-    ("uploadChanges", NOISE[:50_001], "max_media_zip"),
+    ("upload", b"\0" * 400_001, "max_collection"),
+    ("uploadChanges", b"\0" * 190_000, "max_media_zip"),
+    ("uploadChanges", NOISE[:190_000], "max_media_zip"),
     ("finish", LONG_JSON, "max_json"),
     ("finish", b'{"x":"%s"}' % NOISE.hex().encode(), "max_body"),
     ("hostKey", LOGIN, "max_login"),
@@ -212,7 +225,9 @@ def test_a_frame_that_is_too_large_is_refused(
     setting: str,
 ) -> None:
     """The same for protocol 11: packed and unpacked, known and unknown."""
-    assert limited.direct(f"/sync/{name}", payload).status == 400
+    answer = limited.direct(f"/sync/{name}", payload)
+    text = answer.payload if name == "upload" else answer.body
+    assert_too_large(name, answer.status, text, setting)
     assert [f"(setting {setting})" in record.getMessage() for record in caplog.records] == [True]
     assert steps.heard == []
     until(steps.is_clean)
@@ -221,21 +236,22 @@ def test_a_frame_that_is_too_large_is_refused(
 @pytest.mark.parametrize("extra", [0, 1])
 def test_limits_are_inclusive(limited: Client, steps: MemorySteps, extra: int) -> None:
     """As many bytes as the limit says, and not one more."""
-    collection = limited.direct("/sync/upload", b"\0" * (200_000 + extra))
-    body = b"{}".ljust(70_000 + extra)
-    rows = limited.direct("/sync/finish", body)
-    assert [collection.status, rows.status] == ([400, 400] if extra else [200, 200])
+    collection = limited.direct("/sync/upload", b"\0" * (400_000 + extra))
+    rows = limited.direct("/sync/finish", b"{}".ljust(70_000 + extra))
+    assert (collection.payload == b"OK", rows.status) == ((False, 400) if extra else (True, 200))
 
 
 def test_a_bomb_ends_at_the_limit(steps: MemorySteps) -> None:
     """A few kilobytes that stand for 256 MiB are never unpacked further than the limit."""
-    limits = Limits(collection=Limit(3_000_000, "c"), json=Limit(3_000_000, "j"))
+    small = Limit(3_000_000, "setting")
+    limits = Limits(collection=small, json=small, media_zip=small, media_file=small)
     with serving(steps, limits) as port:
         client = Client(port)
         client.direct("/sync/meta", b'{"v":11,"cv":""}')
         tracemalloc.start()
         try:
-            for path in ("/sync/upload", "/sync/finish", "/msync/uploadChanges"):
+            assert client.direct("/sync/upload", body=iter([ZSTD_BOMB])).payload != b"OK"
+            for path in ("/sync/finish", "/msync/uploadChanges"):
                 assert client.direct(path, body=iter([ZSTD_BOMB])).status == 400
             assert tracemalloc.get_traced_memory()[1] < 20_000_000
         finally:
@@ -315,6 +331,19 @@ def test_a_media_upload_is_a_list_of_entries(
     assert answer.json == {"data": [3, 9], "err": ""}
     assert got == files
     until(steps.is_clean)
+
+
+def test_media_limits_reach_the_reader_of_zips(
+    limited: Client, steps: MemorySteps, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file, and all files together, as their settings say."""
+    for sizes, setting in [([40_001], "max_media_file"), ([30_000, 30_000], "max_media_zip")]:
+        caplog.clear()
+        files = [(str(size + place), b"\0" * size) for place, size in enumerate(sizes)]
+        assert limited.direct("/msync/uploadChanges", upload_zip(files)).status == 400
+        assert f"(setting {setting})" in caplog.text
+    assert limited.direct("/msync/uploadChanges", upload_zip([("a", b"\0" * 40_000)])).status == 200
+    assert len(steps.heard) == 1
 
 
 @pytest.mark.parametrize("body", [b"", b"no zip", upload_zip([("x", b"1")])[:-30]])
@@ -477,3 +506,20 @@ def test_frames_of_any_level_and_kind_are_taken(client: Client, steps: MemorySte
         frame = zstandard.ZstdCompressor(level=level, write_checksum=True).compress(LARGE)
         assert client.direct("/sync/upload", body=iter([frame])).status == 200
     assert seen == [LARGE] * 3
+
+
+def test_what_a_killed_server_left_is_swept(tmp_path: Path) -> None:
+    """Old bodies go; those of running requests, and what is not ours, stay."""
+    kept = [tmp_path / "other"]
+    kept[0].touch()
+    os.utime(kept[0], (0, 0))
+    for age in (0, 1000):
+        file = SpoolFile(tmp_path)
+        file.write(b"half a collection")
+        file.close()
+        if age:
+            os.utime(file.path, (age, age))
+        else:
+            kept.append(file.path)
+    assert sweep(tmp_path, before=2000) == 1
+    assert sorted(tmp_path.iterdir()) == sorted(kept)

@@ -58,15 +58,19 @@ class Incoming:
             size += len(data)
         return b"".join(pieces)
 
-    async def discard(self) -> bool:
+    async def discard(self, *, known: bool) -> bool:
         """Reads the rest and throws it away, within limits; False if there is still more.
+
+        `known`: whether the sender showed a valid key, and is heard out longer.
 
         A client that is still sending when the connection is closed sees a broken
         connection and not the answer (docs/sync-protocol.md, 1.2).
         """
-        most = self.size + self._limits.discarded
+        limits = self._limits
+        most = self.size + (limits.discarded_of_user if known else limits.discarded)
+        seconds = limits.discard_seconds_of_user if known else limits.discard_seconds
         try:
-            async with asyncio.timeout(self._limits.discard_seconds):
+            async with asyncio.timeout(seconds):
                 while not self.complete and self.size <= most:
                     await self._next()
         except (BadRequest, TimeoutError):

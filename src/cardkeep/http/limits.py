@@ -26,18 +26,23 @@ class Limits:
     """
 
     #: A body as it is sent: packed payload and, in protocols 8 to 10, the form around it.
-    packed_body: Limit = Limit(1 * GIB, "packed body")
+    packed_body: Limit = Limit(1 * GIB, "max_body")
     #: An uploaded collection, unpacked.
-    collection: Limit = Limit(3 * GIB, "unpacked collection")
-    #: A media upload: 25 files, the last of which may have 100 MiB.
-    media_zip: Limit = Limit(128 * MIB, "media zip")
+    collection: Limit = Limit(4 * GIB, "max_collection")
+    #: One file of a media upload. Clients send none above 100 MiB.
+    media_file: Limit = Limit(100 * MIB, "max_media_file")
+    #: All files of a media upload; one file within its own limit is taken all the same.
+    media_zip: Limit = Limit(128 * MIB, "max_media_zip")
     #: Rows and records of one request, unpacked. A chunk of 250 rows has 10 to 500 KiB.
-    json: Limit = Limit(100 * MIB, "unpacked JSON")
+    json: Limit = Limit(100 * MIB, "max_json")
     #: A login, before anybody is known: real ones have some 100 bytes.
-    login: Limit = Limit(64 * KIB, "login body")
-    #: What an early answer reads and throws away of a body, so that the client hears it.
+    login: Limit = Limit(64 * KIB, "max_login")
+    #: What an early answer reads and throws away of a body, so that the client hears it:
+    #: of somebody unknown, and of a user whose client shall show why an upload is refused.
     discarded: int = 64 * MIB
     discard_seconds: float = 20
+    discarded_of_user: int = 4 * GIB
+    discard_seconds_of_user: float = 600
     #: A client that sends or takes nothing for so long is given up. Clients wait 30 to 60 s.
     idle_seconds: float = 120
     #: JSON payloads above this size are worked on by so many requests at once.

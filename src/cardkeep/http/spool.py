@@ -12,6 +12,7 @@ from cardkeep.http.limits import Limit
 from cardkeep.wire.compression import PIECE, Unpacker
 
 _PIECES_PER_JOB = 8
+_PREFIX = "body-"
 
 
 class SpoolFile:
@@ -21,7 +22,7 @@ class SpoolFile:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._fd, name = tempfile.mkstemp(prefix="body-", dir=folder)
+        self._fd, name = tempfile.mkstemp(prefix=_PREFIX, dir=folder)
         self.path = Path(name)
 
     def write(self, data: bytes | bytearray) -> None:
@@ -47,6 +48,18 @@ class SpoolFile:
         """Closes it and takes it away, unless somebody moved it elsewhere."""
         self.close()
         self.path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, before: float) -> int:
+    """Removes the bodies that a killed server left there; returns how many.
+
+    Those last written to before the Unix time `before`, which must be earlier than the start
+    of any process that uses the folder.
+    """
+    left = [path for path in folder.glob(f"{_PREFIX}*") if path.stat().st_mtime < before]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
 
 
 class UnpackedFile:

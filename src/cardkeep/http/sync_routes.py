@@ -17,7 +17,7 @@ from cardkeep.http import errors
 from cardkeep.http.asgi import Headers, Receive, Scope, Send
 from cardkeep.http.bodies import Incoming, KeptBody
 from cardkeep.http.errors import Gone, WrongVerb
-from cardkeep.http.limits import Limits
+from cardkeep.http.limits import Limit, Limits
 from cardkeep.http.outgoing import Outgoing, send_whole
 from cardkeep.http.peer import Peer
 from cardkeep.http.routing import find_method
@@ -34,6 +34,11 @@ from cardkeep.wire.request import Head, Method, Payload, read_json
 #: Packed and unpacked, what takes well under a millisecond to unpack and parse.
 SMALL_PACKED = 16 * 1024
 SMALL = 32 * 1024
+
+#: What a zip of 25 files has beside their bytes: the names thrice, headers, the directory.
+ZIP_OVERHEAD = 128 * 1024
+
+TOO_LARGE = "Your collection is too large for this server. Whoever runs it can raise the limit"
 
 
 class SyncRoutes:
@@ -72,6 +77,7 @@ class _Exchange:
         "_big",
         "_incoming",
         "_kept",
+        "_known",
         "_limits",
         "_method",
         "_outgoing",
@@ -97,6 +103,7 @@ class _Exchange:
         self._method: Method | None = None
         self._packed = False  # whether the answer is a zstd frame
         self._user = ""
+        self._known = False  # whether that user's key was valid
         self.address = ""
         self._outgoing: Outgoing | None = None
         # To be given back at the end.
@@ -175,6 +182,7 @@ class _Exchange:
             address=self.address,
         )
         self._user = caller.user
+        self._known = True
         if method.needs_session and not head.session_key:
             raise BadRequest("no session key")
         return caller
@@ -226,7 +234,7 @@ class _Exchange:
             if self._incoming.complete:
                 break
             batch = await self._incoming.batch()
-        return await run(_message_of_file, method, file)
+        return await run(_message_of_file, method, file, self._limits)
 
     async def _read_kept(
         self, method: Method, kept: KeptBody, unpacker: Callable[[], Unpacker]
@@ -240,11 +248,14 @@ class _Exchange:
             while await run(file.advance):
                 pass
         await run(kept.remove)
-        return await run(_message_of_file, method, file)
+        return await run(_message_of_file, method, file, self._limits)
 
     async def _unpacked_file(self, method: Method, unpacker: Unpacker) -> UnpackedFile:
         limits = self._limits
-        limit = limits.collection if method.payload is Payload.COLLECTION else limits.media_zip
+        limit = limits.collection
+        if method.payload is Payload.MEDIA_ZIP:
+            files = max(limits.media_zip.size, limits.media_file.size)
+            limit = Limit(files + ZIP_OVERHEAD, limits.media_zip.setting)
         file = await self._routes.workers.run(UnpackedFile, self._steps.spool, unpacker, limit)
         self._spooled = file.file
         return file
@@ -278,9 +289,12 @@ class _Exchange:
         self._outgoing = Outgoing(source, self._routes.workers, packed=self._packed)
         await self._outgoing.stream(self._receive, self._send, self._limits.idle_seconds)
 
-    async def _send_payload(self, payload: bytes) -> None:
+    async def _send_payload(self, payload: bytes, more: Headers | None = None) -> None:
         body = compression.pack(payload) if self._packed else payload
-        await send_whole(self._send, 200, self._headers(len(payload)), body)
+        headers = self._headers(len(payload))
+        if more:
+            headers += more
+        await send_whole(self._send, 200, headers, body)
 
     def _headers(self, size: int) -> Headers:
         if self._packed:
@@ -290,24 +304,22 @@ class _Exchange:
     async def refuse(self, error: Exception) -> None:
         """Says no; the rest of the body is read first (1.2)."""
         method = self._method
-        words = None
-        if isinstance(error, NotAccepted) and method is not None:
-            words = answers.write_refusal(method, error.words)
+        words = _words(method, error) if method is not None else None
         status = 200 if words is not None else errors.status_of(error)
         name = method.name if method is not None else self._scope["path"]
         errors.log_refusal(name, self._user, self.address, status, error)
         if self._outgoing is not None and self._outgoing.started:
             return  # Too late for a status: leaving the answer unfinished ends the connection.
         try:
-            complete = self._incoming.complete or await self._incoming.discard()
+            complete = self._incoming.complete or await self._incoming.discard(known=self._known)
         except Gone:
             return
+        ending: Headers = [] if complete else [(b"connection", b"close")]
         if words is not None:
-            await self._send_payload(words)
+            await self._send_payload(words, ending)
             return
-        headers = [(b"content-type", b"text/plain; charset=utf-8"), *errors.headers_of(error)]
-        if not complete:
-            headers.append((b"connection", b"close"))
+        kind = (b"content-type", b"text/plain; charset=utf-8")
+        headers = [kind, *errors.headers_of(error), *ending]
         await send_whole(self._send, status, headers, errors.text_of(status))
 
     async def clean_up(self) -> None:
@@ -348,11 +360,27 @@ def _read_long_json(
     return read_json(method, payload)
 
 
-def _message_of_file(method: Method, unpacked: UnpackedFile) -> messages.ClientMessage:
+def _message_of_file(
+    method: Method, unpacked: UnpackedFile, limits: Limits
+) -> messages.ClientMessage:
     path: Path = unpacked.finish()
     if method.payload is Payload.COLLECTION:
         return messages.Upload(path)
-    return messages.UploadChanges(media_zip.read_upload(path))
+    return messages.UploadChanges(
+        media_zip.read_upload(
+            path, max_file=limits.media_file.size, max_total=limits.media_zip.size
+        )
+    )
+
+
+def _words(method: Method, error: Exception) -> bytes | None:
+    """What the client shall show of a refusal, where its method has a place for it."""
+    if isinstance(error, NotAccepted):
+        return answers.write_refusal(method, error.words)
+    if isinstance(error, TooLarge) and method.message is messages.Upload:
+        # A status would make the client advise a database check (2.2).
+        return answers.write_refusal(method, f"{TOO_LARGE} ({error.setting}).")
+    return None
 
 
 def _write_plain(answer: messages.Answer) -> tuple[int, bytes]:
