@@ -156,3 +156,25 @@ def test_broken_part_of_a_deck_config_becomes_its_default(
     assert deck_config.to_json(deck_config.from_json(sent | {part: {"x": value}})) == sent | {
         part: default
     }
+
+
+@pytest.mark.parametrize("other", [b"{", b"[1]", b"\xff", b"[" * 10**5])
+def test_unreadable_unknown_keys_of_a_stored_row_count_as_none(other: bytes) -> None:
+    """As in the clients; the rest of the object is as before."""
+    row = deck.from_json(GOOD["deck"])
+    common: Any = deck._Common()
+    common.ParseFromString(row.common)
+    common.other = other
+    stored = deck.Deck(
+        row.id, row.name, row.mtime_secs, row.usn, common.SerializeToString(), row.kind
+    )
+    assert deck.to_json(stored) == deck.to_json(row)
+
+
+def test_sort_index_is_read_from_the_blob_alone() -> None:
+    """Without making JSON of the notetype; a broken blob is refused."""
+    row = notetype.from_json(GOOD["notetype"] | {"sortf": 3})
+    assert notetype.sort_index(row.config) == 3
+    assert notetype.sort_index(b"") == 0
+    with pytest.raises(BadRequest):
+        notetype.sort_index(b"\x80")

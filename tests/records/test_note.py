@@ -137,6 +137,13 @@ def test_half_a_surrogate_pair_is_no_text(column: str) -> None:
         note_row(entry(**{column: "a\ud800"}))
 
 
+def test_half_a_surrogate_pair_has_no_checksum() -> None:
+    """Not even as an entity, which stays undecoded."""
+    with pytest.raises(BadRequest, match="surrogate"):
+        sort_field_and_checksum(["a\ud800"], 0)
+    assert sort_field_and_checksum(["&#xd800;"], 0)[0] == "&#xd800;"
+
+
 def test_sort_index_beyond_the_fields_gives_no_text() -> None:
     """As in clients: an empty sort field, while the checksum is the first field's."""
     assert sort_field_and_checksum(["a", "b"], 5) == ("", sort_field_and_checksum(["a"], 0)[1])
