@@ -35,10 +35,12 @@ _MOST_CPU_SECONDS = 120.0
 # How many steps of SQLite's machine pass between two looks at the clock (some milliseconds).
 _STEPS = 200_000
 
-# What all objects of a table may take together; schema 11 holds each kind in one JSON text.
+# What all objects of a table may be and take together. Each is decoded, and a client of an
+# old version gets each kind in one JSON text.
+_MOST_OBJECTS = 100_000
 _MOST_BYTES = 48 * 1024 * 1024
 # Parts (keys, list elements) of the JSON within an object, and how deep clients follow it.
-_MOST_PARTS = 1_000_000
+_MOST_PARTS = 500_000
 _DEEPEST = 120
 
 # Made by SQLite's ANALYZE and AUTOINCREMENT.
@@ -410,13 +412,14 @@ def _check_blobs(connection: sqlite3.Connection) -> None:
     ):
         total = 0
         rows = connection.execute(f"SELECT {columns} FROM {table} NOT INDEXED")
-        for row in rows:
+        for count, row in enumerate(rows, 1):
             blobs = [each for each in row if isinstance(each, bytes)]
             total += sum(map(len, blobs))
-            if total > _MOST_BYTES or any(map(_has_too_many_parts, blobs)):
+            if count > _MOST_OBJECTS or total > _MOST_BYTES or any(map(_has_too_many_parts, blobs)):
                 raise NotAccepted(
-                    f"The collection's {table} are too large to be synced.",
-                    f"{table}: more than {_MOST_BYTES} bytes or {_MOST_PARTS} parts",
+                    f"The collection has too much in its table “{table}” to be synced.",
+                    f"{table}: more than {_MOST_OBJECTS} objects, {_MOST_BYTES} bytes, or "
+                    f"{_MOST_PARTS} parts in one",
                 )
             try:
                 check(*row)

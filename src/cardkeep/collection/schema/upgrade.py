@@ -28,7 +28,7 @@ from cardkeep.records.unicase import fold
 # What a JSON text of an upload may hold, so that reading it takes bounded memory. The
 # largest seen have a few megabytes (notetypes with scripts and fonts in them).
 _MOST_BYTES = 32 * 1024 * 1024
-_MOST_PARTS = 2_000_000
+_MOST_PARTS = 1_000_000
 # How often a name may have to be lengthened before it is nobody's like.
 _MOST_NAMESAKES = 200
 
