@@ -42,7 +42,7 @@ ACTIONS: dict[str, Callable[[MediaStore], object]] = {
     "reading": lambda store: download(store, "same"),
 }
 
-_CALLS = ("open", "write", "fsync", "replace", "link", "unlink", "mkdir", "close", "ftruncate")
+_CALLS = ("open", "write", "fsync", "replace", "link", "unlink", "mkdir", "close")
 
 
 class Killer:

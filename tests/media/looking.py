@@ -119,5 +119,10 @@ def on_disk(base: Path, user: str = USER) -> Disk:
         rows,
         (totals[0], totals[1], totals[2]),
         {path.name: path.read_bytes() for path in (folder / "media").iterdir()},
-        sorted(path.name for path in incoming.iterdir()) if incoming.exists() else [],
+        sorted(path.name for path in incoming.glob("*") if not _is_blank(path)),
     )
+
+
+def _is_blank(path: Path) -> bool:
+    """A journal that waits for the next upload."""
+    return path.name.isdecimal() and path.read_bytes().strip() in (b"", b"[]")

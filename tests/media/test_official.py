@@ -143,8 +143,8 @@ def test_an_upload_that_was_killed_is_no_trouble_to_the_official_server(tmp_path
     store.close()
     folder = base / "user1"
     incoming = folder / ".cardkeep" / "incoming"
-    (incoming / "0123456789abcdef").write_bytes(b'[["a",0],["n",1],["b",null]]')
-    (folder / "media" / "a").rename(incoming / "0123456789abcdef.0.replaced")
+    (incoming / "3").write_bytes(b'[["a",0],["n",1],["b",null]]')
+    (folder / "media" / "a").rename(incoming / "3.0.replaced")
     (folder / "media" / "a").write_bytes(b"new")
     (folder / "media" / "n").write_bytes(b"n")
     with running("official", users=1, base=base) as server:

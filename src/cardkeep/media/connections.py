@@ -29,6 +29,10 @@ class _Open:
     connection: sqlite3.Connection
 
 
+class NoIndexError(Exception):
+    """The user has no media.db, and so no media."""
+
+
 class Connections:
     """The indexes of the users under `base`; may be used by any number of threads."""
 
@@ -43,7 +47,7 @@ class Connections:
     def lend(self, user: str, *, create: bool = False) -> Iterator[sqlite3.Connection]:
         """The user's index, for as long as the block runs.
 
-        Raises FileNotFoundError if there is none and `create` is false; what SQLite
+        Raises NoIndexError if there is none and `create` is false; what SQLite
         cannot do (a file that another program has locked, a full disk) becomes Unavailable.
         """
         with self._lock:
@@ -78,8 +82,15 @@ class Connections:
 
     def _open(self, user: str, *, create: bool) -> _Open:
         path = self._base / user / "media.db"
-        connection = index.connect(path, create=create)
-        status = path.stat()
+        try:
+            connection = index.connect(path, create=create)
+        except FileNotFoundError:
+            raise NoIndexError(user) from None
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            connection.close()
+            raise NoIndexError(user) from None
         return _Open(str(path), (status.st_dev, status.st_ino), connection)
 
     def _take_back(self, user: str, held: _Open | None) -> None:

@@ -7,6 +7,7 @@ one place where a stored file is removed. How files get in is told in `incoming`
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -16,6 +17,11 @@ from typing import Self
 from cardkeep.records.media_name import leaves_folder
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY
+#: What file systems say to names that they cannot have.
+BAD_NAME = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL}
+# What they say where there is no plain file of that name. Anything else (a broken disk, too
+# many open files) must not make a file count as missing.
+_NOT_THERE = {errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EISDIR, *BAD_NAME}
 # No link is followed, and opening a pipe does not wait for its other end.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -73,8 +79,10 @@ class MediaFolder:
             return None
         try:
             status = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
-        except OSError:
-            return None
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return None
+            raise
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def is_empty(self) -> bool:
@@ -108,9 +116,10 @@ def open_file(name: str, folder: int) -> FileSource | None:
         return None
     try:
         descriptor = os.open(name, _FILE, dir_fd=folder)
-    except OSError:
-        # Missing, a link, or a name that this file system cannot have.
-        return None
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return None
+        raise
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)

@@ -5,41 +5,51 @@ Theory of operation. The index (media.db) is the authority on which files there 
 folder is kept in step with it. An upload goes through these states, and may be killed in
 any of them:
 
-1. It writes the files aside, in `.cardkeep/incoming/`, and flushes them. Before the first one
-   it makes a journal there, locked (flock) for as long as its process lives.
+1. It takes a journal in `.cardkeep/incoming/` (a file whose name is a number) and holds
+   its lock (flock) for as long as it lives. It writes the files aside, beside the journal, and
+   flushes them.
 2. From here on it holds the user's write lock (the transaction on the index). It writes
    into the journal what it is about to do: for each name, which file goes in, or none; and
    gives what will be replaced a second name in `incoming/`. Both are flushed.
 3. It moves the files in. The folder is flushed.
 4. The index commits. (The answer goes out only when `upload` has returned.)
-5. Deleted files leave the folder, what was replaced leaves `incoming/`, last goes the journal.
+5. Deleted files leave the folder, what was replaced leaves `incoming/`, and the journal is
+   blank again. It stays for the next upload: making and removing a file each time costs more
+   than all else in this list.
 
-A journal that nobody has locked is what a killed upload left behind. `settle` then makes the
-folder agree with the index, whichever of the two the kill came first to. Before the commit:
-the new files go and the replaced ones come back, so that a client that was told nothing finds
-the server as it was. (Finishing the upload instead would be wrong: by now the client may
-have yet another version of the file, and takes whatever is new on the server for newer.)
-After the commit: step 5 is done. `settle` looks at bytes and index, not at a state that
-somebody wrote down; so it may be killed and run again, and another server may have worked on
-the folder in between.
+A journal that is not blank, or has files beside it, and that nobody has locked is what a killed
+upload left behind. `settle` then makes the folder agree with the index, whichever of the two
+the kill came first to. Before the commit: the new files go and the replaced ones come back, so
+that a client that was told nothing finds the server as it was. (Finishing the upload
+instead would be wrong: by now the client may have yet another version of the file, and
+takes whatever is new on the server for newer.) After the commit: step 5 is done. `settle`
+looks at bytes and index, not at a state that somebody wrote down; so it may be killed and run
+again, and another server may have worked on the folder in between.
 
 The official server knows nothing of all this and need not: at every moment each file that
 the index lists is there under its own name, and whole.
 """
 
-import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import re
-import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Self
 
 import msgspec
 
 from cardkeep.errors import BadRequest
-from cardkeep.media.files import FOLDER, MediaFolder, dispose, open_file, open_folder, sha1_of
+from cardkeep.media.files import (
+    BAD_NAME,
+    FOLDER,
+    MediaFolder,
+    dispose,
+    open_file,
+    open_folder,
+    sha1_of,
+)
 from cardkeep.media.index import Entry
 from cardkeep.records.media_name import leaves_folder
 
@@ -51,11 +61,9 @@ Places = Mapping[str, int | None]
 # look at files that its index does not list.)
 _WITHIN_MEDIA = ".cardkeep-incoming"
 _PIECE = 1024 * 1024
-_KEY_BYTES = 8
-_KEY = re.compile(f"[0-9a-f]{{{2 * _KEY_BYTES}}}")
+_KEY = re.compile("[0-9]{1,4}")
+_BLANK = b"[]"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-# What file systems say to names that they cannot have.
-_BAD_NAME = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL}
 # What file systems say that have no hard links.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
@@ -81,12 +89,15 @@ class Incoming:
         return self._descriptor
 
     def uploads(self) -> set[str]:
-        """The uploads that are under way or were killed."""
+        """The keys of uploads that are under way or were killed."""
         descriptor = self.descriptor(create=False)
         if descriptor < 0:
             return set()
-        keys = {name.partition(".")[0] for name in _names(descriptor)}
-        return {key for key in keys if _KEY.fullmatch(key)}
+        names = _names(descriptor)
+        journals = {name for name in names if _KEY.fullmatch(name)}
+        keys = {name.partition(".")[0] for name in names - journals}
+        keys = {key for key in keys if _KEY.fullmatch(key)}
+        return keys | {key for key in journals - keys if not _is_blank_file(key, descriptor)}
 
     def leftovers(self, besides: "Upload | None" = None) -> "Iterator[Upload]":
         """The uploads that were killed. The caller holds the user's write lock."""
@@ -114,15 +125,16 @@ class Upload:
     moved in and neither `clear` nor `settle` was reached: then it is left for the next request.
     """
 
-    def __init__(self, incoming: Incoming, key: str | None = None) -> None:
+    def __init__(self, incoming: Incoming, key: str = "") -> None:
         self._incoming = incoming
         self._folder = incoming.folder
-        self.key = key or secrets.token_hex(_KEY_BYTES)
         self._journal = -1
         self._unflushed: list[int] = []
+        self._used = False
+        self._is_new = False
+        self.key = key
         self.aside: set[int] = set()
         self.places: Places = {}
-        self._cleared = False
 
     def __enter__(self) -> Self:
         return self
@@ -130,7 +142,7 @@ class Upload:
     def __exit__(self, *_: object) -> None:
         self._close_unflushed()
         if self._journal >= 0:
-            if not self.places and not self._cleared:
+            if self._used and not self.places:
                 self.clear()
             os.close(self._journal)
 
@@ -139,6 +151,7 @@ class Upload:
     def write(self, position: int, pieces: Iterable[bytes]) -> None:
         """Writes the bytes of an element aside."""
         self._begin()
+        self._used = True
         descriptor = os.open(
             self._aside(position), _NEW_FILE, 0o666, dir_fd=self._incoming.descriptor()
         )
@@ -160,15 +173,19 @@ class Upload:
         `listed` are the files that the index has, and that must be able to come back.
         """
         self._begin()
+        self._used = True
         incoming = self._incoming.descriptor()
-        write_all(self._journal, msgspec.json.encode(list(places.items())))
+        self._write_journal(msgspec.json.encode(list(places.items())))
         self.places = places
+        new_names = self._is_new
         for name in listed:
             position = places.get(name)
             if position is not None:
                 _keep(name, self._folder.descriptor, self._replaced(position), incoming)
+                new_names = True
         os.fsync(self._journal)
-        os.fsync(incoming)
+        if new_names:
+            os.fsync(incoming)
 
     def move_in(self) -> None:
         """Puts the files in their places. Raises BadRequest for a name that cannot be."""
@@ -179,7 +196,7 @@ class Upload:
             try:
                 os.replace(self._aside(position), name, src_dir_fd=incoming, dst_dir_fd=media)
             except OSError as error:
-                if error.errno in _BAD_NAME:
+                if error.errno in BAD_NAME:
                     raise BadRequest(f"no file can have this name here: {name!r}") from error
                 raise
         self._folder.flush()
@@ -187,16 +204,13 @@ class Upload:
     # --- state 5, and after a crash -----------------------------------------------------
 
     def claim(self) -> bool:
-        """Takes over an upload whose process is gone; false if it is under way or over."""
-        # A missing journal is made: bytes may survive a power cut that it did not survive.
-        descriptor = self._incoming.descriptor()
-        journal = os.open(self.key, os.O_RDWR | os.O_CREAT, 0o666, dir_fd=descriptor)
-        if not _lock(journal):
-            os.close(journal)
+        """Takes over an upload whose process is gone; false if it is under way."""
+        # A journal that is missing is made: bytes may survive a power cut that it did not.
+        if not self._lock_journal(self.key):
             return False
-        self._journal = journal
+        self._used = True
+        text = os.pread(self._journal, os.fstat(self._journal).st_size, 0)
         try:
-            text = os.pread(journal, os.fstat(journal).st_size, 0)
             places = dict(msgspec.json.decode(text, type=list[tuple[str, int | None]]))
         except (msgspec.MsgspecError, UnicodeDecodeError):
             # Not whole, so not flushed, so nothing was moved in yet.
@@ -229,42 +243,62 @@ class Upload:
         self.clear()
 
     def clear(self) -> None:
-        """Removes what is left in `incoming/`: bytes never moved in, or replaced ones."""
+        """Removes what is left beside the journal: replaced bytes, and those never moved in."""
         incoming = self._incoming.descriptor()
         replaced = {
             self._replaced(position): name
             for name, position in self.places.items()
             if position is not None
         }
-        left = {file for file in _names(incoming) if file.startswith(f"{self.key}.")}
+        left = self._beside()
         for file in left & replaced.keys():
             dispose(replaced[file], incoming, file)
-        if left := left - replaced.keys():
-            # From here on the journal says nothing; else a file that is now gone from here
-            # would count as moved in, if we are killed before the end.
-            os.ftruncate(self._journal, 0)
-            for file in left:
-                os.unlink(file, dir_fd=incoming)
+        # First the journal: a file that is listed in it and gone from here counts as moved in.
+        if not _is_blank(self._journal):
+            self._write_journal(_BLANK)
         self.places = {}
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.key, dir_fd=incoming)
-        self._cleared = True
+        for file in left - replaced.keys():
+            os.unlink(file, dir_fd=incoming)
+        self._used = False
 
     # --- details ------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """Makes the journal, whose lock says that this upload is under way."""
-        while self._journal < 0:
-            descriptor = self._incoming.descriptor()
-            journal = os.open(
-                self.key, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=descriptor
-            )
-            # Whoever looks for leftovers may have come between the two calls and taken it for one.
-            if _lock(journal) and os.fstat(journal).st_nlink:
-                self._journal = journal
-            else:
-                os.close(journal)
-                self.key = secrets.token_hex(_KEY_BYTES)
+        """Takes the first journal that is free."""
+        if self._journal >= 0:
+            return
+        for number in itertools.count():
+            self.key = str(number)
+            if not self._lock_journal(self.key):
+                continue
+            if _is_blank(self._journal):
+                break
+            # A leftover that only somebody with the write lock can settle.
+            os.close(self._journal)
+        for file in self._beside():
+            # Bytes of an upload that was killed before it wrote its journal.
+            os.unlink(file, dir_fd=self._incoming.descriptor())
+        self._is_new = os.fstat(self._journal).st_size == 0
+
+    def _lock_journal(self, key: str) -> bool:
+        descriptor = self._incoming.descriptor()
+        journal = os.open(key, os.O_RDWR | os.O_CREAT, 0o666, dir_fd=descriptor)
+        try:
+            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(journal)
+            return False
+        self._journal = journal
+        return True
+
+    def _write_journal(self, text: bytes) -> None:
+        # Overwritten and never cut: some file systems take a flush's time to give blocks back.
+        os.lseek(self._journal, 0, os.SEEK_SET)
+        write_all(self._journal, text.ljust(os.fstat(self._journal).st_size))
+
+    def _beside(self) -> set[str]:
+        names = _names(self._incoming.descriptor())
+        return {name for name in names if name.startswith(f"{self.key}.")}
 
     def _aside(self, position: int) -> str:
         return f"{self.key}.{position}"
@@ -278,12 +312,16 @@ class Upload:
         self._unflushed.clear()
 
 
-def _lock(journal: int) -> bool:
+def _is_blank(journal: int) -> bool:
+    return os.pread(journal, len(_BLANK), 0) in (b"", _BLANK)
+
+
+def _is_blank_file(name: str, incoming: int) -> bool:
+    journal = os.open(name, os.O_RDONLY, dir_fd=incoming)
     try:
-        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        return _is_blank(journal)
+    finally:
+        os.close(journal)
 
 
 def _keep(name: str, media: int, kept: str, incoming: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cardkeep.errors import BadRequest, MissingMedia, Unavailable
 from cardkeep.media import index
-from cardkeep.media.connections import Connections
+from cardkeep.media.connections import Connections, NoIndexError
 from cardkeep.media.files import MediaFolder
 from cardkeep.media.incoming import Incoming, Upload
 from cardkeep.media.index import Entry, Fingerprint, Merged
@@ -60,7 +60,7 @@ class MediaStore:
         try:
             with self._connections.lend(user) as connection:
                 return index.last_usn(connection)
-        except FileNotFoundError:
+        except NoIndexError:
             return 0
 
     def changes(self, user: str, after_usn: int) -> list[MediaChange]:
@@ -68,7 +68,7 @@ class MediaStore:
         try:
             with self._connections.lend(user) as connection:
                 return index.changes(connection, after_usn)
-        except FileNotFoundError:
+        except NoIndexError:
             return []
 
     def sanity(self, user: str, count: int) -> bool:
@@ -85,7 +85,7 @@ class MediaStore:
                         listed = index.recount(connection).files
                     log.warning("media of %s: number of files in the index put right", user)
                 return listed == count
-        except FileNotFoundError:
+        except NoIndexError:
             return count == 0
 
     def download(self, user: str, names: Sequence[str]) -> MediaFiles:
@@ -118,8 +118,10 @@ class MediaStore:
                     log.warning("media of %s: %d listed files are not there", user, len(missing))
                     raise MissingMedia(f"{len(missing)} media files of {user} are not there")
                 return MediaFiles(files)
-        except FileNotFoundError:
+        except NoIndexError:
             raise MissingMedia(f"{user} has no media") from None
+        except OSError as error:
+            raise Unavailable(f"the media of {user} cannot be read: {error}") from error
 
     # --- changing -----------------------------------------------------------------------
 
