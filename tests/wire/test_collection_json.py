@@ -169,3 +169,5 @@ def test_answers_that_can_be_long_are_written_in_a_thread() -> None:
     assert answers.is_small(messages.Changes(tags=["a"]))
     assert not answers.is_small(messages.Changes(decks=[deck.from_json(OBJECTS["deck"][0])] * 50))
     assert not answers.is_small(messages.Changes(tags=["a"] * 5000))
+    assert answers.is_small(Graves(cards=[1] * 250))
+    assert not answers.is_small(Graves(cards=[1] * 1500, notes=[1] * 1500))

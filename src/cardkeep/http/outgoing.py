@@ -2,6 +2,7 @@
 """Answers on their way out: short ones whole, files in pieces of a mebibyte."""
 
 import asyncio
+from collections.abc import Callable
 
 from cardkeep.errors import Unavailable
 from cardkeep.http.asgi import Headers, Receive, Send
@@ -20,15 +21,22 @@ async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> 
 
 
 class Outgoing:
-    """Streams a source as it is packed, and closes it whatever happens."""
+    """Streams a source as it is packed, and closes it whatever happens.
 
-    def __init__(self, source: ByteSource, workers: Workers, *, packed: bool) -> None:
-        self._source = source
+    `open_source` is called in the thread that reads the first piece.
+    """
+
+    def __init__(
+        self, open_source: Callable[[], ByteSource], workers: Workers, *, packed: bool
+    ) -> None:
+        self._open_source = open_source
+        self._source: ByteSource | None = None
         self._workers = workers
         self._packed = packed
-        self._left = source.size
+        self._packer: Packer = PlainPacker()
+        self._headers: Headers = []
+        self._left = 0
         self.started = False
-        self._packer: Packer = ZstdPacker(source.size) if packed else PlainPacker()
 
     async def stream(self, receive: Receive, send: Send, idle_seconds: float) -> None:
         """Sends status 200, headers and all bytes.
@@ -39,44 +47,58 @@ class Outgoing:
         # Servers swallow what is sent after a disconnect: without a look at it the rest
         # of a collection would be packed for nobody.
         gone = asyncio.ensure_future(receive())
+        more = True
         try:
-            if self._packed and self._left > direct.MAX_ORIGINAL_SIZE:
-                raise Unavailable("the payload is longer than clients can take (4 GiB)")
-            headers = self._headers()
-            more = True
             while more:
                 piece, more = await self._workers.run(self._next)
                 async with asyncio.timeout(idle_seconds):
-                    if not self.started:
-                        self.started = True
-                        await send(
-                            {"type": "http.response.start", "status": 200, "headers": headers}
-                        )
-                    if piece or not more:
-                        await send({"type": "http.response.body", "body": piece, "more_body": more})
+                    await self._send(send, piece, more)
                 if more and gone.done():
                     raise Gone
         except TimeoutError:
             raise Gone from None
         finally:
             gone.cancel()
-            await asyncio.shield(self._workers.run(self._source.close))
+            if self._source is not None:
+                await asyncio.shield(self._workers.run(self._close))
 
-    def _headers(self) -> Headers:
-        if self._packed:
-            return [(direct.SIZE_HEADER, b"%d" % self._left)]
-        return [
-            (b"content-type", b"application/octet-stream"),
-            (b"content-length", b"%d" % self._left),
-        ]
+    async def _send(self, send: Send, piece: bytes, more: bool) -> None:
+        if not self.started:
+            self.started = True
+            start = {"type": "http.response.start", "status": 200, "headers": self._headers}
+            await send(start)
+        if piece or not more:
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
 
     def _next(self) -> tuple[bytes, bool]:
         """The next packed bytes, possibly none, and whether there are more."""
-        data = self._source.read(min(PIECE, self._left))
+        source = self._source or self._open()
+        data = source.read(min(PIECE, self._left))
         self._left -= len(data)
         if not data and self._left:
             raise OSError("a source ended before its size")
         packed = self._packer.feed(data)
         if not self._left:
+            self._close()
             return packed + self._packer.finish(), False
         return packed, True
+
+    def _open(self) -> ByteSource:
+        self._source = source = self._open_source()
+        self._left = source.size
+        if not self._packed:
+            self._headers = [
+                (b"content-type", b"application/octet-stream"),
+                (b"content-length", b"%d" % source.size),
+            ]
+        elif source.size > direct.MAX_ORIGINAL_SIZE:
+            raise Unavailable("the payload is longer than clients can take (4 GiB)")
+        else:
+            self._headers = [(direct.SIZE_HEADER, b"%d" % source.size)]
+            self._packer = ZstdPacker(source.size)
+        return source
+
+    def _close(self) -> None:
+        source, self._source = self._source, None
+        if source is not None:
+            source.close()

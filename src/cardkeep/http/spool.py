@@ -70,7 +70,8 @@ class UnpackedFile:
     """
 
     def __init__(self, folder: Path, unpacker: Unpacker, limit: Limit) -> None:
-        self.file = SpoolFile(folder)
+        self._folder = folder
+        self._file: SpoolFile | None = None
         self._unpacker = unpacker
         self._limit = limit
         self._size = 0
@@ -81,11 +82,13 @@ class UnpackedFile:
         self._pieces = self._unpacker.feed(packed)
 
     def advance(self) -> bool:
-        """Unpacks and writes some mebibytes; False once all that was put is done.
+        """Unpacks and writes some mebibytes; True if there may be more of what was put.
 
         BadRequest for broken bytes, TooLarge past the limit.
         """
-        done = True
+        if self._file is None:
+            self._file = SpoolFile(self._folder)
+        count = 0
         for piece in itertools.islice(self._pieces, _PIECES_PER_JOB):
             self._size += len(piece)
             if self._size > self._limit.size:
@@ -93,12 +96,19 @@ class UnpackedFile:
                     f"the unpacked body has more than {self._limit.size} bytes",
                     self._limit.setting,
                 )
-            self.file.write(piece)
-            done = False
-        return not done
+            self._file.write(piece)
+            count += 1
+        return count == _PIECES_PER_JOB
 
     def finish(self) -> Path:
         """Closes the file; BadRequest if the packed bytes were cut off."""
         self._unpacker.finish()
-        self.file.close()
-        return self.file.path
+        if self._file is None:
+            self._file = SpoolFile(self._folder)
+        self._file.close()
+        return self._file.path
+
+    def remove(self) -> None:
+        """Takes the file away, unless somebody moved it elsewhere."""
+        if self._file is not None:
+            self._file.remove()

@@ -21,7 +21,7 @@ from cardkeep.http.limits import Limit, Limits
 from cardkeep.http.outgoing import Outgoing, send_whole
 from cardkeep.http.peer import Peer
 from cardkeep.http.routing import find_method
-from cardkeep.http.spool import SpoolFile, UnpackedFile
+from cardkeep.http.spool import UnpackedFile
 from cardkeep.http.steps import Steps
 from cardkeep.http.workers import Workers
 from cardkeep.wire import answer as answers
@@ -86,8 +86,8 @@ class _Exchange:
         "_routes",
         "_scope",
         "_send",
-        "_spooled",
         "_steps",
+        "_unpacked",
         "_user",
         "address",
     )
@@ -108,7 +108,7 @@ class _Exchange:
         self._outgoing: Outgoing | None = None
         # To be given back at the end.
         self._kept: KeptBody | None = None
-        self._spooled: SpoolFile | None = None
+        self._unpacked: UnpackedFile | None = None
         self._big = False
 
     # --- the two framings ---------------------------------------------------------------
@@ -225,15 +225,11 @@ class _Exchange:
     async def _read_stream(self, method: Method) -> messages.ClientMessage:
         """A zstd frame, unpacked to a file as it arrives."""
         run = self._routes.workers.run
-        batch = await self._incoming.batch()
-        file = await self._unpacked_file(method, Zstd())
-        while True:
-            file.put(batch)
+        file = self._unpacked_file(method, Zstd())
+        while not self._incoming.complete:
+            file.put(await self._incoming.batch())
             while await run(file.advance):
                 pass
-            if self._incoming.complete:
-                break
-            batch = await self._incoming.batch()
         return await run(_message_of_file, method, file, self._limits)
 
     async def _read_kept(
@@ -241,24 +237,24 @@ class _Exchange:
     ) -> messages.ClientMessage:
         """`data` of a form, known to be gzip or not only now."""
         run = self._routes.workers.run
-        file = await self._unpacked_file(method, unpacker())
+        file = self._unpacked_file(method, unpacker())
         pieces = kept.pieces()
         while (piece := await run(next, pieces, None)) is not None:
             file.put(piece)
             while await run(file.advance):
                 pass
-        await run(kept.remove)
+        if kept.on_disk:
+            await run(kept.remove)
         return await run(_message_of_file, method, file, self._limits)
 
-    async def _unpacked_file(self, method: Method, unpacker: Unpacker) -> UnpackedFile:
+    def _unpacked_file(self, method: Method, unpacker: Unpacker) -> UnpackedFile:
         limits = self._limits
         limit = limits.collection
         if method.payload is Payload.MEDIA_ZIP:
             files = max(limits.media_zip.size, limits.media_file.size)
             limit = Limit(files + ZIP_OVERHEAD, limits.media_zip.setting)
-        file = await self._routes.workers.run(UnpackedFile, self._steps.spool, unpacker, limit)
-        self._spooled = file.file
-        return file
+        self._unpacked = UnpackedFile(self._steps.spool, unpacker, limit)
+        return self._unpacked
 
     # --- answers ------------------------------------------------------------------------
 
@@ -274,10 +270,10 @@ class _Exchange:
         else:
             raise TypeError("only a login comes from nobody")
         if isinstance(answer, messages.CollectionFile):
-            await self._stream(answer.source)
+            source = answer.source
+            await self._stream(lambda: source)
         elif isinstance(answer, messages.MediaFiles):
-            pack = partial(media_zip.pack, answer.files, self._steps.spool)
-            await self._stream(await self._routes.workers.run(pack))
+            await self._stream(partial(media_zip.pack, answer.files, self._steps.spool))
         elif answers.is_small(answer):
             await self._send_payload(answers.write(answer))
         else:
@@ -285,8 +281,8 @@ class _Exchange:
             size, body = await self._routes.workers.run(write, answer)
             await send_whole(self._send, 200, self._headers(size), body)
 
-    async def _stream(self, source: messages.ByteSource) -> None:
-        self._outgoing = Outgoing(source, self._routes.workers, packed=self._packed)
+    async def _stream(self, open_source: Callable[[], messages.ByteSource]) -> None:
+        self._outgoing = Outgoing(open_source, self._routes.workers, packed=self._packed)
         await self._outgoing.stream(self._receive, self._send, self._limits.idle_seconds)
 
     async def _send_payload(self, payload: bytes, more: Headers | None = None) -> None:
@@ -328,8 +324,8 @@ class _Exchange:
             self._routes.big_json.release()
         if self._kept is not None and self._kept.on_disk:
             await self._routes.workers.run(self._kept.remove)
-        if self._spooled is not None:
-            await self._routes.workers.run(self._spooled.remove)
+        if self._unpacked is not None:
+            await self._routes.workers.run(self._unpacked.remove)
 
 
 def _unpack_small(packed: bytes, unpacker: Callable[[], Unpacker]) -> bytes | None:

@@ -14,6 +14,9 @@ SMALL_BYTES = 128 * 1024
 #: Records that go through protobuf: about 50 µs each.
 SMALL_RECORDS = 8
 
+#: Ids of graves, names of tags.
+SMALL_LIST = 2000
+
 _WRITERS: dict[type, Callable[[Any], bytes]] = collection_json.WRITERS | media_json.WRITERS
 
 
@@ -43,5 +46,7 @@ def is_small(answer: messages.Answer) -> bool:
         return sum(len(row[6]) for row in answer.notes) < SMALL_BYTES
     if isinstance(answer, messages.Changes):
         records = len(answer.notetypes) + len(answer.decks) + len(answer.deck_configs)
-        return records <= SMALL_RECORDS and len(answer.tags) <= 1000
+        return records <= SMALL_RECORDS and len(answer.tags) <= SMALL_LIST
+    if isinstance(answer, messages.Graves):
+        return len(answer.cards) + len(answer.notes) + len(answer.decks) <= SMALL_LIST
     return True
