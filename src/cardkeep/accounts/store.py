@@ -51,6 +51,7 @@ from cardkeep.errors import AccountError, Throttled, Unavailable, UserExists, Wr
 log = logging.getLogger("cardkeep.accounts")
 
 NOTE_AFTER = 300  # seconds; a device's last use is not written down more often
+SEEN = 1000  # devices remembered between two changes of the file; some 300 bytes each
 FLUSH_AFTER = 2.0  # seconds that such notes are gathered
 MOST_DEVICES = 500  # per user; beyond it the one unused for longest makes place
 
@@ -124,6 +125,8 @@ class AccountStore:
                 self._official[_digest(key)] = name
         path = database.prepare(base)
         self._reader = database.connect(path)  # for `authenticate` alone
+        self._version = -1  # of the file, when the devices in `_seen` were read
+        self._seen: dict[bytes, Device] = {}
         self._writer = database.connect(path)
         self._lock = threading.Lock()  # guards _writer; never held while hashing
         self._uses = _Uses(self._write_uses)
@@ -171,11 +174,32 @@ class AccountStore:
     ) -> Device | None:
         """The device that a host key belongs to, or None if it belongs to none any more.
 
-        Short, and never waits: one row is read. That it was used is noted in memory and
-        written a little later by another thread, at most every few minutes or when the
-        client or address is another one.
+        Short, and never waits: one row is read, or none while nothing in the file changed
+        since the same device was here. That it was used is noted in memory and written a
+        little later by another thread, at most every few minutes or when the client or
+        address is another one.
         """
+        now = _time(now)
         digest = _digest(host_key)
+        # Changes whenever another connection, of any process, commits; this one never does.
+        version = self._read("PRAGMA data_version")[0][0]
+        if version != self._version:
+            self._version = version
+            self._seen.clear()
+        seen = self._seen.get(digest)
+        if seen is not None:
+            last = seen.last_used
+            same = client in ("", seen.client) and address in ("", seen.address)
+            if same and last is not None and -NOTE_AFTER < now - last < NOTE_AFTER:
+                return seen
+        device = self._look_up(host_key, digest, address=address, client=client, now=now)
+        if device is not None and len(self._seen) < SEEN:
+            self._seen[digest] = device
+        return device
+
+    def _look_up(
+        self, host_key: str, digest: bytes, *, address: str, client: str, now: float
+    ) -> Device | None:
         rows = self._read(
             f"""
             SELECT {_AUTHENTICATED}
@@ -204,7 +228,6 @@ class AccountStore:
                 return None
         elif source != "own":
             return None
-        now = _time(now)
         if (
             last is None
             or not -NOTE_AFTER < now - last < NOTE_AFTER
@@ -230,10 +253,10 @@ class AccountStore:
             name,
         )
 
-    def _read(self, statement: str, value: bytes | str) -> list[Any]:
+    def _read(self, statement: str, *values: bytes | str) -> list[Any]:
         try:
             # All rows, though there is one: that ends the read, so the next sees what is new.
-            return self._reader.execute(statement, (value,)).fetchall()
+            return self._reader.execute(statement, values).fetchall()
         except sqlite3.OperationalError as error:
             raise Unavailable(f"the accounts cannot be read: {error}") from error
 

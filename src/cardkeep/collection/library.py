@@ -12,10 +12,12 @@ import queue
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 
 from cardkeep.collection import database
 from cardkeep.collection.folder import UserFolder
@@ -32,12 +34,40 @@ _CLOSE_IDLE_AFTER = 60.0
 
 
 @dataclass(slots=True)
-class _Open:
+class Open:
     """A connection and the file that it was opened on."""
 
     db: sqlite3.Connection
     path: str
     file: tuple[int, int]
+
+
+class Loan:
+    """A collection for as long as the block runs.
+
+    A class, since a generator costs a small request several times as much.
+    """
+
+    __slots__ = ("_heavy", "_held", "_library", "_user")
+
+    def __init__(self, library: "Library", user: str, *, heavy: bool) -> None:
+        self._library = library
+        self._user = user
+        self._heavy = heavy
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._held = self._library.take(self._user)
+        return self._held.db
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._library.give_back(self._user, self._held, heavy=self._heavy)
+        if isinstance(error, sqlite3.OperationalError):
+            raise _explained(error) from error
 
 
 class Library:
@@ -47,7 +77,7 @@ class Library:
         self._base = base
         self._now_ms = now_ms
         self._keep_open = keep_open
-        self._idle: OrderedDict[str, _Open] = OrderedDict()
+        self._idle: OrderedDict[str, Open] = OrderedDict()
         self._guard = threading.Lock()
         self._chores: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._housekeeper = threading.Thread(target=self._keep_house, name="library", daemon=True)
@@ -61,24 +91,13 @@ class Library:
         """Whether a loan would find an open connection, and so be certainly short."""
         return user in self._idle
 
-    @contextmanager
-    def lend(self, user: str, *, heavy: bool = False) -> Iterator[sqlite3.Connection]:
-        """An open collection, made if the user has none yet.
+    def lend(self, user: str, *, heavy: bool = False) -> "Loan":
+        """An open collection, made if the user has none yet; use it as a context.
 
         After a `heavy` loan the pages that it read are given back to the system. A
         transaction that is still open at the end is rolled back.
         """
-        held = self._take(user) or self._open(user)
-        try:
-            yield held.db
-        except sqlite3.OperationalError as error:
-            raise _explained(error) from error
-        finally:
-            if held.db.in_transaction:
-                held.db.execute("ROLLBACK")
-            if heavy:
-                database.shrink(held.db)
-            self._give_back(user, held)
+        return Loan(self, user, heavy=heavy)
 
     def settle(self, user: str) -> None:
         """Has the WAL written back into the collection, later, if it has grown long."""
@@ -99,7 +118,23 @@ class Library:
 
     # --- loans --------------------------------------------------------------------------
 
-    def _take(self, user: str) -> _Open | None:
+    def take(self, user: str) -> Open:
+        """An open collection; to be given back."""
+        return self._take(user) or self._open(user)
+
+    def give_back(self, user: str, held: Open, *, heavy: bool) -> None:
+        """Takes a collection back from its holder."""
+        if held.db.in_transaction:
+            held.db.execute("ROLLBACK")
+        if heavy:
+            database.shrink(held.db)
+        with self._guard:
+            if user not in self._idle and len(self._idle) < self._keep_open:
+                self._idle[user] = held
+                return
+        self._make_room(user, held)
+
+    def _take(self, user: str) -> Open | None:
         with self._guard:
             held = self._idle.pop(user, None)
         if held is None or held.file == _identity(held.path):
@@ -107,7 +142,7 @@ class Library:
         self._chores.put(lambda: database.close(held.db))
         return None
 
-    def _open(self, user: str) -> _Open:
+    def _open(self, user: str) -> Open:
         path = str(self.folder(user).collection)
         identity = _identity(path)
         if identity is None:
@@ -116,7 +151,7 @@ class Library:
         if identity is None:
             raise Unavailable(f"{path} vanished while it was opened")
         try:
-            return _Open(database.connect(Path(path)), path, identity)
+            return Open(database.connect(Path(path)), path, identity)
         except sqlite3.OperationalError as error:
             raise _explained(error) from error
 
@@ -134,8 +169,8 @@ class Library:
             aside.rename(folder.collection)
             _flush(folder.root)
 
-    def _give_back(self, user: str, held: _Open) -> None:
-        surplus: list[_Open] = []
+    def _make_room(self, user: str, held: Open) -> None:
+        surplus: list[Open] = []
         with self._guard:
             if user in self._idle:
                 surplus.append(held)
@@ -144,7 +179,7 @@ class Library:
             while len(self._idle) > self._keep_open:
                 surplus.append(self._idle.popitem(last=False)[1])
         for one in surplus:
-            self._chores.put(lambda one=one: database.close(one.db))  # type: ignore[misc]
+            self._chores.put(partial(database.close, one.db))
 
     # --- chores -------------------------------------------------------------------------
 
