@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -41,11 +42,22 @@ def whole(source: ByteSource, piece: int = 1 << 20) -> bytes:
 
 
 def read(body: bytes, folder: Path, piece: int = 1 << 20, **limits: int) -> Files:
-    """The elements of an upload with their bytes."""
+    """The elements of an upload with their bytes; from a file and from memory alike."""
     archive = folder / "upload.zip"
     archive.write_bytes(body)
+    try:
+        in_memory = _read(body, piece, **limits)
+    except BadRequest as error:
+        with pytest.raises(type(error), match=re.escape(str(error))):
+            _read(archive, piece, **limits)
+        raise
+    assert _read(archive, piece, **limits) == in_memory
+    return in_memory
+
+
+def _read(archive: Path | bytes, piece: int, **limits: int) -> Files:
     entries = read_upload(archive, **limits)
-    found = []
+    found: list[tuple[str, bytes | None]] = []
     for entry in entries:
         if entry.data is None:
             found.append((entry.name, None))

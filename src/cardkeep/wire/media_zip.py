@@ -12,8 +12,8 @@ it gives out members that overlap. Here the number of members, the size of the d
 each member's size and their total are known to be within limits before a byte is unpacked,
 and unpacking stops where the directory said that it would.
 
-This is the one module of the room that touches files: the archives lie in the spool folder,
-since neither way do they fit into memory.
+This is the one module of the room that touches files: what is too large for memory lies in
+the spool folder.
 """
 
 import bisect
@@ -82,38 +82,87 @@ class _Member(NamedTuple):
 
 
 def read_upload(
-    archive: Path, *, max_file: int = MAX_FILE, max_total: int = MAX_TOTAL
+    archive: Path | bytes, *, max_file: int = MAX_FILE, max_total: int = MAX_TOTAL
 ) -> list[MediaEntry]:
     """The elements of an `uploadChanges` body, in the client's order.
 
-    The bytes stay in `archive`, which must live as long as the entries: each `data()`
-    opens it anew, and its `read` raises BadRequest where the bytes are not what the
-    directory promised (length, checksum, broken deflate stream). A file of `max_file` bytes
-    is taken even where `max_total` is smaller.
+    `archive` is a file, or the zip itself where that is small enough for memory. The bytes
+    stay in it, and it must live as long as the entries: each `data()` opens it anew, and
+    its `read` raises BadRequest where the bytes are not what the directory promised (length,
+    checksum, broken deflate stream). A file of `max_file` bytes is taken even where `max_total`
+    is smaller.
 
     Raises BadRequest, and TooLarge naming the settings `max_media_file` and `max_media_zip`.
     """
-    descriptor = os.open(archive, os.O_RDONLY)
+    opened = _opened(archive)
     try:
-        members, end = _directory(descriptor)
+        members, end = _directory(opened)
         starts = _starts(members, end)
-        listed = _read_meta(descriptor, members, starts)
+        listed = _read_meta(opened, members, starts)
         if len(listed) > MAX_FILES:
             raise BadRequest(f"{len(listed)} media files in one upload, at most {MAX_FILES} do")
         wanted = [_find(members, name, member) for name, member in listed]
         _check_sizes([member for member in wanted if member], max_file, max_total)
         return [
-            MediaEntry(name, member and _opener(archive, descriptor, member, starts))
+            MediaEntry(name, member and _opener(archive, opened, member, starts))
             for (name, _), member in zip(listed, wanted, strict=True)
         ]
     finally:
-        os.close(descriptor)
+        opened.close()
 
 
-def _directory(descriptor: int) -> tuple[dict[bytes, _Member], int]:
+class _InFile:
+    """A zip in a file."""
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def read_at(self, start: int, size: int) -> bytes:
+        """At most `size` bytes, none at the end."""
+        return os.pread(self._descriptor, size, start)
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class _InMemory:
+    """A zip in memory."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    def read_at(self, start: int, size: int) -> bytes:
+        return self._data[start : start + size]
+
+    def close(self) -> None:
+        self._data = b""
+
+
+_Archive = _InFile | _InMemory
+
+
+def _opened(archive: Path | bytes) -> _Archive:
+    return _InMemory(archive) if isinstance(archive, bytes) else _InFile(archive)
+
+
+def _directory(archive: _Archive) -> tuple[dict[bytes, _Member], int]:
     """The members by name, and the offset at which the central directory begins."""
-    length = os.fstat(descriptor).st_size
-    end = _end_record(descriptor, length)
+    length = archive.size
+    end = _end_record(archive, length)
     _, disk, first_disk, here, count, size, start, comment = _END.unpack_from(end)
     if disk or first_disk or here != count or _END.size + comment != len(end):
         raise BadRequest("media zip: damaged at its end, or in several parts")
@@ -121,17 +170,17 @@ def _directory(descriptor: int) -> tuple[dict[bytes, _Member], int]:
         raise BadRequest(f"media zip: {count} members with a directory of {size} bytes")
     if start + size != length - len(end):
         raise BadRequest("media zip: the directory is not where the end says")
-    return _members(os.pread(descriptor, size, start), count), start
+    return _members(archive.read_at(start, size), count), start
 
 
-def _end_record(descriptor: int, length: int) -> bytes:
+def _end_record(archive: _Archive, length: int) -> bytes:
     """The bytes from the end record on."""
-    end = os.pread(descriptor, _END.size, max(length - _END.size, 0))
-    if end.startswith(_END_MARK) and end.endswith(b"\0\0"):
+    end = archive.read_at(max(length - _END.size, 0), _END.size)
+    if len(end) == _END.size and end.startswith(_END_MARK) and end.endswith(b"\0\0"):
         return end
     # Behind the record there may be a comment.
     furthest = max(length - _END.size - _MAX_COMMENT, 0)
-    tail = os.pread(descriptor, length - furthest, furthest)
+    tail = archive.read_at(furthest, length - furthest)
     found = tail.rfind(_END_MARK)
     if found < 0 or len(tail) - found < _END.size:
         raise BadRequest("media zip: not a zip file")
@@ -167,7 +216,7 @@ def _starts(members: Mapping[bytes, _Member], end: int) -> list[int]:
 
 
 def _read_meta(
-    descriptor: int, members: Mapping[bytes, _Member], starts: Sequence[int]
+    archive: _Archive, members: Mapping[bytes, _Member], starts: Sequence[int]
 ) -> list[tuple[str, str | None]]:
     """The pairs of file name and member name in `_meta`."""
     member = members.get(_META)
@@ -176,11 +225,7 @@ def _read_meta(
     if member.size > _MAX_META:
         raise BadRequest(f"media zip: _meta has {member.size} bytes, at most {_MAX_META} do")
     _check_form(member, "_meta")
-    meta = _open(os.dup(descriptor), member, _data_start(descriptor, member, starts))
-    try:
-        text = _read_whole(meta)
-    finally:
-        meta.close()
+    text = _read_whole(_source(archive, member, _data_start(archive, member, starts)))
     try:
         return msgspec.json.decode(text, type=list[tuple[str, str | None]])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -225,12 +270,12 @@ def _check_sizes(wanted: Sequence[_Member], max_file: int, max_total: int) -> No
         raise TooLarge(f"media files of {total} bytes in one upload", "max_media_zip")
 
 
-def _data_start(descriptor: int, member: _Member, starts: Sequence[int]) -> int:
+def _data_start(archive: _Archive, member: _Member, starts: Sequence[int]) -> int:
     """The offset of a member's bytes, which end before the next member begins.
 
     Overlapping members are how a small file unpacks to a large one without compression.
     """
-    header = os.pread(descriptor, _LOCAL.size, member.header)
+    header = archive.read_at(member.header, _LOCAL.size)
     if len(header) < _LOCAL.size or not header.startswith(_LOCAL_MARK):
         raise BadRequest("media zip: a member is not where the directory says")
     *_, name_length, extra_length = _LOCAL.unpack(header)
@@ -241,21 +286,21 @@ def _data_start(descriptor: int, member: _Member, starts: Sequence[int]) -> int:
 
 
 def _opener(
-    archive: Path, descriptor: int, member: _Member, starts: Sequence[int]
+    archive: Path | bytes, opened: _Archive, member: _Member, starts: Sequence[int]
 ) -> Callable[[], ByteSource]:
-    start = _data_start(descriptor, member, starts)
-    return lambda: _open(os.open(archive, os.O_RDONLY), member, start)
+    start = _data_start(opened, member, starts)
+    return lambda: _source(_opened(archive), member, start)
 
 
-def _open(descriptor: int, member: _Member, start: int) -> ByteSource:
-    return (_Stored if member.method == _STORED else _Deflated)(descriptor, member, start)
+def _source(archive: _Archive, member: _Member, start: int) -> ByteSource:
+    return (_Stored if member.method == _STORED else _Deflated)(archive, member, start)
 
 
 class _Stored:
-    """The bytes of a member that is not compressed; closes `descriptor`."""
+    """The bytes of a member that is not compressed; closes `archive`."""
 
-    def __init__(self, descriptor: int, member: _Member, start: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, archive: _Archive, member: _Member, start: int) -> None:
+        self._archive = archive
         self._at = start
         self._member = member
         self._left = member.size
@@ -279,7 +324,7 @@ class _Stored:
 
     def _take(self, size: int) -> bytes:
         """Between 1 and `size` bytes of the file."""
-        data = os.pread(self._descriptor, size, self._at)
+        data = self._archive.read_at(self._at, size)
         if not data:
             raise BadRequest("media zip: a member ends early")
         self._at += len(data)
@@ -289,16 +334,14 @@ class _Stored:
         """All bytes were taken."""
 
     def close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        self._archive.close()
 
 
 class _Deflated(_Stored):
     """The bytes of a compressed member; never unpacks more than is asked for."""
 
-    def __init__(self, descriptor: int, member: _Member, start: int) -> None:
-        super().__init__(descriptor, member, start)
+    def __init__(self, archive: _Archive, member: _Member, start: int) -> None:
+        super().__init__(archive, member, start)
         self._end = start + member.packed
         self._inflater = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
         self._packed = b""
