@@ -87,16 +87,18 @@ def main() -> int:
     try:
         for case in cases:
             begin = time.monotonic()
-            bench.result = CaseResult(case.name, case.title)
+            title = f"{case.title} [a small version]" if args.quick else case.title
+            bench.result = CaseResult(case.name, title)
             case.run(bench)
+            bench.tidy()
             if bench.result.figures:
                 bench.done[case.name] = bench.result
                 print(report.case_table(bench.result, bench.labels), flush=True)
             print(f"[{case.name}: {time.monotonic() - begin:.0f} s]", file=sys.stderr, flush=True)
     except (AnswerError, OSError):
-        for log in sorted(work.glob("*/base.log")):
+        for log in sorted(work.glob(f"{bench.folders:03}/*/base.log")):
             print(f"--- the end of {log.parent.name}'s log", file=sys.stderr)
-            print(log.read_text(errors="replace")[-3000:], file=sys.stderr)
+            print(log.read_text(errors="replace")[-2000:], file=sys.stderr)
         raise
     finally:
         shutil.rmtree(work, ignore_errors=True)

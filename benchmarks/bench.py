@@ -2,7 +2,6 @@
 """What a case is, and what it is given."""
 
 import contextlib
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,18 +12,20 @@ from benchmarks.report import Aim, CaseResult
 from benchmarks.servers import Server, running
 
 PASSWORD = "secret"
+LARGE_FILE = 1 << 20
 PEAK_AIM = Aim(120, 80, of="value")
 
 
 @dataclass
 class Bench:
-    """`work` is a folder that is emptied after each case; `store` keeps what was made."""
+    """`work` is a folder for one run; `store` keeps what was made."""
 
     kinds: Mapping[str, str]
     store: Store
     work: Path
     quick: bool
     rounds: int | None = None
+    folders: int = 0
     result: CaseResult = field(default_factory=lambda: CaseResult("", ""))
     done: dict[str, CaseResult] = field(default_factory=dict)
 
@@ -39,12 +40,23 @@ class Bench:
     def servers(self, users: Sequence[str]) -> list[Server]:
         """One of each kind, not started yet, on empty folders."""
         made = []
+        self.folders += 1
+        folder = self.work / f"{self.folders:03}"
         for label, kind in self.kinds.items():
-            base = self.work / label / "base"
-            shutil.rmtree(base.parent, ignore_errors=True)
+            base = folder / label.replace("/", "_") / "base"
             base.mkdir(parents=True)
             made.append(Server(label, kind, base, dict.fromkeys(users, PASSWORD)))
         return made
+
+    def tidy(self) -> None:
+        """Takes away the large files of a case that is over.
+
+        Not the thousands of small ones: where file systems look for names and inodes that
+        were freed a moment ago, that would slow down whoever comes next.
+        """
+        for path in self.work.rglob("*"):
+            if path.is_file() and path.stat().st_size > LARGE_FILE:
+                path.unlink()
 
     @contextlib.contextmanager
     def running(

@@ -36,7 +36,7 @@ def full(shape: Shape, aims: tuple[Aim | None, Aim | None]) -> Callable[[Bench],
                     bench.add(server, "upload written", usage.written, "MB")
                     bench.add(server, "upload peak RSS", usage.peak_rss, "MB", PEAK_AIM)
                 for server in servers:
-                    target = bench.work / f"{server.label}.zst"
+                    target = server.base.with_name("download.zst")
                     with device(server.port, "ana", PASSWORD) as ana:
                         with measured(server.tree) as usage:
                             size = download(ana, target)

@@ -2,7 +2,16 @@
 """A sync with nothing to do, which is what most syncs are; and a login."""
 
 from benchmarks.bench import PASSWORD, PEAK_AIM, Bench, Case
-from benchmarks.client import device, expect, media_begin, meta
+from benchmarks.client import (
+    FILES_PER_BATCH,
+    compressed,
+    device,
+    expect,
+    media_begin,
+    media_upload,
+    media_zip,
+    meta,
+)
 from benchmarks.collections import Shape, replica
 from benchmarks.measure import measured, percentile
 from benchmarks.report import Aim
@@ -15,13 +24,14 @@ def _unchanged(bench: Bench) -> None:
     path = bench.store.collection(SHAPE)
     count = 200 if bench.quick else 1000
     mod = replica(path).mod
+    files = [(f"{n}.jpg", bytes([n]) * 1000) for n in range(FILES_PER_BATCH)]
     with bench.running(["ana"], {"ana": path}) as servers:
         keys = {}
         for server in servers:
             with device(server.port, "ana", PASSWORD) as ana:
                 keys[server.label] = ana.key
+                media_upload(ana, compressed(media_zip(files)), files=len(files), usn=len(files))
                 meta(ana)
-                media_begin(ana)
         for _ in bench.turns(7):
             for server in servers:
                 with device(server.port, "ana", key=keys[server.label]) as ana:
@@ -29,7 +39,7 @@ def _unchanged(bench: Bench) -> None:
                         for _ in range(count):
                             ana.new_session()
                             expect(meta(ana)["mod"] == mod, "meta mod")
-                            expect(media_begin(ana) == 0, "begin usn")
+                            expect(media_begin(ana) == len(files), "begin usn")
                     bench.add(server, "CPU a sync", usage.cpu / count, "ms", Aim(1.0, 0.6))
                     for method in ("meta", "begin"):
                         values = ana.latencies.by_method[method]
