@@ -5,13 +5,14 @@
 that only `make test-long` runs (``-m long`` runs those alone).
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
 from tests.servers import Server, running
 
 SERVERS = ("cardkeep", "official")
+LOG_SHOWN = 4000
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,6 +55,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         usual = getattr(metafunc.module, "SERVERS", ("cardkeep",))
         kinds = {None: usual, "both": SERVERS}.get(chosen, (chosen,))
         metafunc.parametrize("server_kind", kinds, scope="module")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, object, object]:
+    """Shows the end of the server's log with each failure."""
+    report = yield
+    server = getattr(item, "funcargs", {}).get("server")
+    if getattr(report, "failed", False) and isinstance(server, Server):
+        report.sections.append((f"log of {server.kind}", server.log()[-LOG_SHOWN:]))  # type: ignore[attr-defined]
+    return report
 
 
 @pytest.fixture(scope="module")

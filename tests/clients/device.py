@@ -85,6 +85,7 @@ class Driver:
             encoding="utf-8",
             env={**os.environ, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "PYTHONPATH": ""},
         )
+        self._killed = False
         self._answers: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -126,6 +127,7 @@ class Driver:
         return self.begin(verb, *args, **kwargs).result()
 
     def kill(self) -> None:
+        self._killed = True
         self._process.kill()
         self._process.wait()
 
@@ -141,7 +143,8 @@ class Driver:
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        # While another thread waits for its end, `poll` says that it has not ended.
+        return not self._killed and self._process.poll() is None
 
 
 _idle: dict[str, list[Driver]] = defaultdict(list)

@@ -7,6 +7,7 @@ part of the path, and counted from 1.
 """
 
 import contextlib
+import select
 import socket
 import threading
 from collections import Counter
@@ -196,6 +197,10 @@ class Proxy:
             connection.close()
 
     def _pass_one(self, client, server, from_client, from_server) -> bool:  # type: ignore[no-untyped-def]
+        # A server that ends must end the client's connection too, as it would without us.
+        ready, _, _ = select.select([client, server], [], [])
+        if server in ready:
+            return False
         head = _read_head(from_client)
         if not head:
             return False

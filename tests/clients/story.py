@@ -114,11 +114,17 @@ def differences(server: Json, device: Json, release: str = NEWEST) -> list[str]:
     """Each value that differs, one a line."""
     # Deleted tags live on where they were; a sync only adds.
     used = {tag for note in server["notes"].values() for tag in note["tags"].split()}
+    # Worked out by each engine for itself; this one puts its error's text there for a bare "&".
+    derived = {"sfld", "csum"} if version(release) < (2, 1, 49) else set()
     dropped = {key for key, since in LATE_CARD_DATA if since > version(release) >= (2, 1, 50)}
     one, other = (
         {
             **content,
             "tags": [tag for tag in content["tags"] if tag in used],
+            "notes": {
+                identity: {key: value for key, value in note.items() if key not in derived}
+                for identity, note in content["notes"].items()
+            },
             "cards": {
                 identity: {
                     **card,

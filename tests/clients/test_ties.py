@@ -98,7 +98,7 @@ def test_a_preset_changed_in_the_same_second(account: Account, two: list[Device]
 
 
 def test_a_third_device_gets_the_version_of_all(account: Account, two: list[Device]) -> None:
-    """Whatever came out of the ties, a device that synced in between and a fresh one have it too."""
+    """What came of the ties is on a device that synced in between, and on a fresh one."""
     third = account.device("2.1.60").download()
     note = two[0].add_note("before", "")
     deck = two[0].add_deck("before")
