@@ -162,6 +162,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         # the thousandth page.
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_SIZE_LIMIT}")
+        _defend(connection)
     except sqlite3.OperationalError as error:
         connection.close()
         if error.sqlite_errorcode & 0xFF in _LOCKED:
@@ -197,6 +198,7 @@ def connect_private(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute("PRAGMA journal_mode = OFF")
+        _defend(connection)
     except BaseException:
         connection.close()
         raise
@@ -267,9 +269,6 @@ def _prepare(connection: sqlite3.Connection) -> None:
     _read_schema(connection)
     # Names in schema 18 compare and are indexed by it (docs/collection-format.md, 4).
     connection.create_collation("unicase", unicase.compare)
-    if sys.version_info >= (3, 12):
-        # No writing to the schema table or shadow tables, whatever the statement.
-        connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
     # Damaged cells are found when a page is read, not when they have misled a search.
     connection.execute("PRAGMA cell_size_check = ON")
     # A damaged or shortened file must give an error, not a bus error.
@@ -277,6 +276,12 @@ def _prepare(connection: sqlite3.Connection) -> None:
     # Debian's SQLite overwrites deleted content with zeros, which multiplies what is written.
     connection.execute("PRAGMA secure_delete = OFF")
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+
+
+def _defend(connection: sqlite3.Connection) -> None:
+    """No statement writes to the schema table or turns the journal off from here on."""
+    if sys.version_info >= (3, 12):
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
 
 
 def _read_schema(connection: sqlite3.Connection) -> None:

@@ -120,7 +120,7 @@ def _raise_low_ease(connection: sqlite3.Connection, deck_ids: list[int]) -> None
         connection.execute(
             """
             UPDATE cards SET factor = 2500, usn = 0
-            WHERE factor != 0 AND factor <= 2000 AND (did = ?1 OR odid = ?1)
+            WHERE factor != 0 AND factor <= 2000 AND ? IN (did, odid)
             """,
             (deck_id,),
         )
