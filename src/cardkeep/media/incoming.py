@@ -50,7 +50,8 @@ from cardkeep.media.files import (
     open_folder,
     sha1_of,
 )
-from cardkeep.media.index import Entry
+from cardkeep.media.index import Entry, Fingerprint
+from cardkeep.media.shared import SharedBytes
 from cardkeep.records.media_name import leaves_folder
 
 #: For each name the position of the uploaded element whose bytes it gets; None for no file.
@@ -159,6 +160,21 @@ class Upload:
         for piece in pieces:
             write_all(descriptor, piece)
         self.aside.add(position)
+
+    def link(self, position: int, bytes_: Fingerprint, shared: SharedBytes) -> bool:
+        """Puts stored bytes aside, in place of written ones; false if they are not stored."""
+        self._begin()
+        self._used = True
+        aside, incoming = self._aside(position), self._incoming.descriptor()
+        if not shared.link(bytes_, f"{aside}.shared", incoming):
+            return False
+        os.replace(f"{aside}.shared", aside, src_dir_fd=incoming, dst_dir_fd=incoming)
+        self.aside.add(position)
+        return True
+
+    def keep(self, position: int, bytes_: Fingerprint, shared: SharedBytes) -> None:
+        """Stores what was written aside, and flushed, for others to link."""
+        shared.keep(bytes_, self._aside(position), self._incoming.descriptor())
 
     def flush(self) -> None:
         """Returns when all that was written aside is on disk."""

@@ -20,6 +20,7 @@ from cardkeep.media.connections import Connections, NoIndexError
 from cardkeep.media.files import MediaFolder
 from cardkeep.media.incoming import Incoming, Upload
 from cardkeep.media.index import Entry, Fingerprint, Merged
+from cardkeep.media.shared import SharedBytes
 from cardkeep.messages import (
     ByteSource,
     MediaChange,
@@ -44,10 +45,14 @@ _PIECE = 1024 * 1024
 class MediaStore:
     """The media of all users under `base`."""
 
-    def __init__(self, base: Path, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, base: Path, *, share: bool = False, now: Callable[[], float] = time.time
+    ) -> None:
+        """`share`: the same bytes of several users are stored once; see `shared` for the price."""
         self._base = base
         self._now = now
         self._connections = Connections(base)
+        self._shared = SharedBytes(base) if share else None
 
     def close(self) -> None:
         """Closes what is open."""
@@ -143,7 +148,7 @@ class MediaStore:
                 self._connections.lend(user, create=True) as connection,
                 Upload(incoming) as upload,
             ):
-                delivery = _Delivery(user, entries, folder, upload, connection)
+                delivery = _Delivery(user, entries, folder, upload, connection, self._shared)
                 return delivery.store(incoming, int(self._now()))
         except OSError as error:
             raise Unavailable(f"the media of {user} cannot be stored: {error}") from error
@@ -159,6 +164,7 @@ class _Delivery:
         folder: MediaFolder,
         upload: Upload,
         connection: sqlite3.Connection,
+        shared: SharedBytes | None,
     ) -> None:
         self._user = user
         self._entries = entries
@@ -166,6 +172,7 @@ class _Delivery:
         self._folder = folder
         self._upload = upload
         self._connection = connection
+        self._shared = shared
 
     def store(self, incoming: Incoming, now: int) -> MediaUploaded:
         # Read, hash and flush first, lock after: a large file holds up nobody.
@@ -175,7 +182,7 @@ class _Delivery:
             (entry.name, self._receive(position, entry, known))
             for position, entry in enumerate(self._entries)
         ]
-        self._upload.flush()
+        self._flush(uploaded)
         try:
             with index.writing(self._connection):
                 _settle_leftovers(self._connection, incoming, self._user, besides=self._upload)
@@ -208,16 +215,34 @@ class _Delivery:
             if source.size > _PIECE:
                 hashing = _Hashing(source)
                 self._upload.write(position, hashing)
-                return hashing.fingerprint()
-            data = b"".join(_pieces(source))
+                fingerprint = hashing.fingerprint()
+                if self._shared:
+                    self._upload.link(position, fingerprint, self._shared)
+            else:
+                data = b"".join(_pieces(source))
+                fingerprint = Fingerprint(hashlib.sha1(data).digest(), len(data))
+                if not self._has(position, entry.name, fingerprint, known):
+                    self._upload.write(position, (data,))
         finally:
             source.close()
-        if not data:
+        if not fingerprint.size:
             raise BadRequest(f"the media file {entry.name!r} is empty")
-        fingerprint = Fingerprint(hashlib.sha1(data).digest(), len(data))
-        if not self._is_stored(entry.name, fingerprint, known):
-            self._upload.write(position, (data,))
         return fingerprint
+
+    def _has(
+        self, position: int, name: str, bytes_: Fingerprint, known: Mapping[str, Entry]
+    ) -> bool:
+        """Whether the bytes are under that name already, or could be linked from the store."""
+        if self._is_stored(name, bytes_, known):
+            return True
+        return self._shared is not None and self._upload.link(position, bytes_, self._shared)
+
+    def _flush(self, uploaded: Sequence[tuple[str, Fingerprint | None]]) -> None:
+        self._upload.flush()
+        if self._shared:
+            for position in self._upload.aside:
+                if bytes_ := uploaded[position][1]:
+                    self._upload.keep(position, bytes_, self._shared)
 
     def _is_stored(self, name: str, bytes_: Fingerprint, entries: Mapping[str, Entry]) -> bool:
         entry = entries.get(name)
