@@ -304,14 +304,19 @@ def test_few_big_json_bodies_at_once(steps: MemorySteps, size: int, most: int) -
 
 
 @pytest.mark.parametrize("framing", ["11", "plain", "gzip"])
+@pytest.mark.parametrize(("size", "spooled"), [(1_000_000, 1), (1_000, 0)])
 def test_a_media_upload_is_a_list_of_entries(
-    client: Client, steps: MemorySteps, framing: str
+    client: Client, steps: MemorySteps, framing: str, size: int, spooled: int
 ) -> None:
-    """In the client's order, with bytes to be read during the step, and nothing left after."""
-    files = [("a.txt", b"hello"), ("gone.png", None), ("日本.jpg", LARGE[:1_000_000])]
+    """In the client's order, with bytes to be read during the step, and nothing left after.
+
+    A short one never touches the disk.
+    """
+    files = [("a.txt", b"hello"), ("gone.png", None), ("日本.jpg", LARGE[:size])]
     got: list[tuple[str, bytes | None]] = []
 
     def take(_caller: messages.Caller, message: messages.UploadChanges) -> messages.Answer:
+        assert len(steps.spooled()) == spooled
         for entry in message.entries:
             data = None
             if entry.data is not None:

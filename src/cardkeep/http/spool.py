@@ -62,19 +62,21 @@ def sweep(folder: Path, before: float) -> int:
     return len(left)
 
 
-class UnpackedFile:
-    """A spool file that packed bytes are written to, unpacked, within a limit.
+class Unpacked:
+    """Packed bytes unpacked within a limit: up to `keep` bytes in memory, then to a spool file.
 
     `put` some packed bytes, then `advance` until it says that they are done; so that a
     small body that unpacks to a large one does not hold its thread all the while.
     """
 
-    def __init__(self, folder: Path, unpacker: Unpacker, limit: Limit) -> None:
+    def __init__(self, folder: Path, unpacker: Unpacker, limit: Limit, keep: int) -> None:
         self._folder = folder
-        self._file: SpoolFile | None = None
         self._unpacker = unpacker
         self._limit = limit
+        self._keep = keep
         self._size = 0
+        self._kept: list[bytes] = []
+        self._file: SpoolFile | None = None
         self._pieces: Iterator[bytes] = iter(())
 
     def put(self, packed: bytes) -> None:
@@ -86,8 +88,6 @@ class UnpackedFile:
 
         BadRequest for broken bytes, TooLarge past the limit.
         """
-        if self._file is None:
-            self._file = SpoolFile(self._folder)
         count = 0
         for piece in itertools.islice(self._pieces, _PIECES_PER_JOB):
             self._size += len(piece)
@@ -96,19 +96,40 @@ class UnpackedFile:
                     f"the unpacked body has more than {self._limit.size} bytes",
                     self._limit.setting,
                 )
-            self._file.write(piece)
+            self._kept.append(piece)
+            if self._size > self._keep:
+                self._write_out()
             count += 1
         return count == _PIECES_PER_JOB
 
-    def finish(self) -> Path:
-        """Closes the file; BadRequest if the packed bytes were cut off."""
+    def file(self) -> Path:
+        """All of it as a file; BadRequest if the packed bytes were cut off."""
         self._unpacker.finish()
-        if self._file is None:
-            self._file = SpoolFile(self._folder)
-        self._file.close()
-        return self._file.path
+        file = self._write_out()
+        file.close()
+        return file.path
+
+    def file_or_bytes(self) -> Path | bytes:
+        """All of it, where it is; BadRequest if the packed bytes were cut off."""
+        if self._file is not None:
+            return self.file()
+        self._unpacker.finish()
+        return b"".join(self._kept)
 
     def remove(self) -> None:
         """Takes the file away, unless somebody moved it elsewhere."""
         if self._file is not None:
             self._file.remove()
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether there is a file to remove."""
+        return self._file is not None
+
+    def _write_out(self) -> SpoolFile:
+        if self._file is None:
+            self._file = SpoolFile(self._folder)
+        for piece in self._kept:
+            self._file.write(piece)
+        self._kept.clear()
+        return self._file

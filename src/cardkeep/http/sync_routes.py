@@ -9,19 +9,18 @@ somewhere in the form, so the form is read first.
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from cardkeep import messages
 from cardkeep.errors import BadRequest, NotAccepted, TooLarge
 from cardkeep.http import errors
 from cardkeep.http.asgi import Headers, Receive, Scope, Send
-from cardkeep.http.bodies import Incoming, KeptBody
+from cardkeep.http.bodies import IN_MEMORY, Incoming, KeptBody
 from cardkeep.http.errors import Gone, WrongVerb
 from cardkeep.http.limits import Limit, Limits
 from cardkeep.http.outgoing import Outgoing, send_whole
 from cardkeep.http.peer import Peer
 from cardkeep.http.routing import find_method
-from cardkeep.http.spool import UnpackedFile
+from cardkeep.http.spool import Unpacked
 from cardkeep.http.steps import Steps
 from cardkeep.http.workers import Workers
 from cardkeep.wire import answer as answers
@@ -108,7 +107,7 @@ class _Exchange:
         self._outgoing: Outgoing | None = None
         # To be given back at the end.
         self._kept: KeptBody | None = None
-        self._unpacked: UnpackedFile | None = None
+        self._unpacked: Unpacked | None = None
         self._big = False
 
     # --- the two framings ---------------------------------------------------------------
@@ -223,37 +222,37 @@ class _Exchange:
         return message
 
     async def _read_stream(self, method: Method) -> messages.ClientMessage:
-        """A zstd frame, unpacked to a file as it arrives."""
+        """A zstd frame, unpacked as it arrives, to a file if it is long."""
         run = self._routes.workers.run
-        file = self._unpacked_file(method, Zstd())
+        body = self._unpack_to(method, Zstd())
         while not self._incoming.complete:
-            file.put(await self._incoming.batch())
-            while await run(file.advance):
+            body.put(await self._incoming.batch())
+            while await run(body.advance):
                 pass
-        return await run(_message_of_file, method, file, self._limits)
+        return await run(_message_of_body, method, body, self._limits)
 
     async def _read_kept(
         self, method: Method, kept: KeptBody, unpacker: Callable[[], Unpacker]
     ) -> messages.ClientMessage:
         """`data` of a form, known to be gzip or not only now."""
         run = self._routes.workers.run
-        file = self._unpacked_file(method, unpacker())
+        body = self._unpack_to(method, unpacker())
         pieces = kept.pieces()
         while (piece := await run(next, pieces, None)) is not None:
-            file.put(piece)
-            while await run(file.advance):
+            body.put(piece)
+            while await run(body.advance):
                 pass
         if kept.on_disk:
             await run(kept.remove)
-        return await run(_message_of_file, method, file, self._limits)
+        return await run(_message_of_body, method, body, self._limits)
 
-    def _unpacked_file(self, method: Method, unpacker: Unpacker) -> UnpackedFile:
+    def _unpack_to(self, method: Method, unpacker: Unpacker) -> Unpacked:
         limits = self._limits
-        limit = limits.collection
+        limit, keep = limits.collection, 0
         if method.payload is Payload.MEDIA_ZIP:
             files = max(limits.media_zip.size, limits.media_file.size)
-            limit = Limit(files + ZIP_OVERHEAD, limits.media_zip.setting)
-        self._unpacked = UnpackedFile(self._steps.spool, unpacker, limit)
+            limit, keep = Limit(files + ZIP_OVERHEAD, limits.media_zip.setting), IN_MEMORY
+        self._unpacked = Unpacked(self._steps.spool, unpacker, limit, keep)
         return self._unpacked
 
     # --- answers ------------------------------------------------------------------------
@@ -324,7 +323,7 @@ class _Exchange:
             self._routes.big_json.release()
         if self._kept is not None and self._kept.on_disk:
             await self._routes.workers.run(self._kept.remove)
-        if self._unpacked is not None:
+        if self._unpacked is not None and self._unpacked.on_disk:
             await self._routes.workers.run(self._unpacked.remove)
 
 
@@ -356,15 +355,13 @@ def _read_long_json(
     return read_json(method, payload)
 
 
-def _message_of_file(
-    method: Method, unpacked: UnpackedFile, limits: Limits
-) -> messages.ClientMessage:
-    path: Path = unpacked.finish()
+def _message_of_body(method: Method, body: Unpacked, limits: Limits) -> messages.ClientMessage:
     if method.payload is Payload.COLLECTION:
-        return messages.Upload(path)
+        return messages.Upload(body.file())
+    archive = body.file_or_bytes()
     return messages.UploadChanges(
         media_zip.read_upload(
-            path, max_file=limits.media_file.size, max_total=limits.media_zip.size
+            archive, max_file=limits.media_file.size, max_total=limits.media_zip.size
         )
     )
 
