@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from cardkeep.errors import Conflict
+from cardkeep.errors import Conflict, Unavailable
 from cardkeep.messages import Abort
 from cardkeep.sync import session
 from tests.sync.conftest import World, card, review
@@ -67,6 +67,21 @@ def test_a_silent_sync_is_taken_over_at_once(world: World, device: str, silent: 
     phone.start()
     world.clock.ms += silent
     world.device(device).sync()
+
+
+def test_a_clock_that_went_back_ends_no_sync(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sync that seems to come from the future is as alive as any other."""
+    monkeypatch.setattr(session, "TAKE_OVER_AFTER", 60)
+    monkeypatch.setattr(session, "_GIVE_UP_AFTER", 0.2)
+    phone = world.device("phone")
+    phone.meta()
+    phone.start()
+    world.clock.ms -= 10_000
+    tablet = world.device("tablet")
+    tablet.meta()
+    with pytest.raises(Unavailable):
+        tablet.start()
+    phone.change()
 
 
 def test_meta_disturbs_nobody(world: World) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 _DAY = 86400
-_DEFAULT_ROLLOVER = 4
+DEFAULT_ROLLOVER = 4
 
 
 def today(crt: int, now: int, conf: Mapping[str, Any]) -> int:
@@ -17,7 +17,7 @@ def today(crt: int, now: int, conf: Mapping[str, Any]) -> int:
     """
     if conf.get("schedVer") == 1:
         return (now - crt) // _DAY
-    rollover = min(max(_whole(conf.get("rollover"), _DEFAULT_ROLLOVER), 0), 23)
+    rollover = min(max(_whole(conf.get("rollover"), DEFAULT_ROLLOVER), 0), 23)
     here = _west(_whole(conf.get("localOffset"), 0))
     created_west = conf.get("creationOffset")
     local_now = datetime.fromtimestamp(now, here)

@@ -70,7 +70,7 @@ def give_way(state: State | None, caller: Caller, now: int, *, force: bool) -> N
     gone_after = _GONE_AFTER_MS.get(state.protocol, _OLD_GONE_AFTER_MS)
     if state.device == caller.device:
         gone_after = _SAME_DEVICE_GONE_AFTER_MS
-    if 0 <= silent < gone_after:
+    if silent < gone_after:
         raise Busy
 
 

@@ -12,7 +12,8 @@ from cardkeep.sync import session
 from cardkeep.sync.context import Context
 
 _LAST_UNBURIED = "lastUnburied"
-_DAY_KEYS = ("schedVer", "rollover", "creationOffset", "localOffset", _LAST_UNBURIED)
+_ROLLOVER = "rollover"
+_DAY_KEYS = ("schedVer", _ROLLOVER, "creationOffset", "localOffset", _LAST_UNBURIED)
 
 
 async def start(context: Context, caller: Caller, message: Start) -> Graves:
@@ -27,9 +28,9 @@ async def start(context: Context, caller: Caller, message: Start) -> Graves:
 
 
 def _open(context: Context, caller: Caller, message: Start, *, take_over: bool) -> Graves:
-    now = context.now_ms()
     folder = context.library.folder(caller.user)
     with context.library.lend(caller.user) as db, SessionFile(folder, wait=False) as file:
+        now = context.now_ms()
         before = file.read()
         session.give_way(before, caller, now, force=take_over)
         found = header.read(db)
@@ -68,9 +69,12 @@ def _unbury(db: sqlite3.Connection, found: Header, now: int) -> None:
     if not isinstance(last, int):
         last = 0
     # A day far ahead comes from a clock that was wrong; it must not stop unburying for good.
-    if today <= last <= today + 7:
+    if today <= last <= today + 7 and (_ROLLOVER in conf or conf.get("schedVer") == 1):
         return
     db.execute("BEGIN IMMEDIATE")
     cards.unbury(db)
     config.put(db, _LAST_UNBURIED, today, usn=found.usn, now=now)
+    if _ROLLOVER not in conf:
+        # Every client writes the hour that it assumes, without calling that a change.
+        config.put(db, _ROLLOVER, days.DEFAULT_ROLLOVER, usn=found.usn, now=now)
     db.execute("COMMIT")
