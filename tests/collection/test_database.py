@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,26 @@ def test_nothing_stays_open(path: Path) -> None:
     for reader in readers:
         reader.release()
     connection.close()
+    connection.close()
+    assert open_descriptors() == before
+    assert database._held == {}
+
+
+def test_many_threads_open_and_close_without_losing_a_lock(path: Path) -> None:
+    """Whatever other threads open and give back meanwhile, a connection's lock stays."""
+    before = open_descriptors()
+    connection = connect_and_read(path)
+
+    def come_and_go(_: int) -> None:
+        for _ in range(20):
+            with database.raw_reader(path) as reader:
+                database.close(connect_and_read(path))
+                assert reader.read_at(0, 6) == b"SQLite"
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(come_and_go, range(4)))
+    assert what_another_process_gets(path) == "database is locked"
+    # Descriptors that could not be closed without dropping it are closed now.
     connection.close()
     assert open_descriptors() == before
     assert database._held == {}

@@ -206,7 +206,11 @@ def connect_private(path: Path) -> sqlite3.Connection:
 
 
 def close(connection: sqlite3.Connection) -> None:
-    """Closes a connection of `connect` or `connect_private`; twice does no harm."""
+    """Closes a connection of `connect` or `connect_private`; twice does no harm.
+
+    Its cursors must be read to their end or dropped: SQLite keeps the file open, and its locks,
+    until the last of them is gone.
+    """
     connection.close()
 
 

@@ -504,8 +504,13 @@ def _explained() -> Iterator[None]:
             raise NotAccepted(_FOREIGN, str(error)) from error
         if code == sqlite3.SQLITE_INTERRUPT:
             raise NotAccepted(
-                "The collection is too complicated to be inspected. " + _CHECK,
-                "the inspection took too long",
+                f"The collection is too complicated to be inspected. {_CHECK}",
+                f"interrupted: too many objects in the schema, or {_MOST_CPU_SECONDS} s of CPU",
+            ) from error
+        if code == sqlite3.SQLITE_TOOBIG:
+            raise NotAccepted(
+                "The collection holds a note or another object that is too large to be synced.",
+                str(error),
             ) from error
         if code == sqlite3.SQLITE_CONSTRAINT:
             raise NotAccepted(
