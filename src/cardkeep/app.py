@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from cardkeep.accounts.store import AccountStore
 from cardkeep.collection.library import Library
@@ -48,11 +49,17 @@ def open_accounts(settings: Settings) -> AccountStore:
     )
 
 
+def spool_folder(settings: Settings) -> Path:
+    """The folder for bodies that do not belong in memory, on the collections' file system."""
+    folder = settings.folder / ".cardkeep" / "spool"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
 def build(settings: Settings) -> Application:
     """The whole server, but for sockets and processes."""
     accounts = open_accounts(settings)
-    spool = settings.folder / ".cardkeep" / "spool"
-    spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+    spool = spool_folder(settings)
     library = Library(settings.folder, now_ms=_now_ms)
     media = MediaStore(settings.folder)
     context = Context(
@@ -89,5 +96,7 @@ def _limits(settings: Settings) -> Limits:
     return Limits(
         packed_body=Limit(settings.max_body, "max_body"),
         collection=Limit(settings.max_collection, "max_collection"),
+        json=Limit(settings.max_json, "max_json"),
+        media_file=Limit(settings.max_media_file, "max_media_file"),
         media_zip=Limit(settings.max_media_zip, "max_media_zip"),
     )

@@ -241,6 +241,13 @@ class Settings:
         ("CARDKEEP_MAX_COLLECTION",),
         "Largest collection, uncompressed.",
     )
+    max_json: int = _setting(
+        SIZE,
+        "100",
+        ("CARDKEEP_MAX_JSON",),
+        "Largest part of a normal sync, uncompressed: a few hundred notes, say. Such a part is "
+        "held in memory, about three times over.",
+    )
     max_media_file: int = _setting(
         SIZE,
         "100",

@@ -3,6 +3,7 @@
 
 import functools
 import logging
+import time
 
 import click
 
@@ -36,6 +37,7 @@ def run(settings: Settings, ending: Ending) -> None:
     from cardkeep import app
     from cardkeep.cli import addresses, announcement, processes
     from cardkeep.cli.log import set_up
+    from cardkeep.http import spool
 
     set_up(settings.log_level)
     processes.spare_memory()
@@ -44,6 +46,8 @@ def run(settings: Settings, ending: Ending) -> None:
     accounts = app.open_accounts(settings)  # an unusable folder is told before anything listens
     has_users = accounts.has_users()
     accounts.close()
+
+    spool.sweep(app.spool_folder(settings), before=time.time() - 3600)
 
     hosts = settings.host or (addresses.LOOPBACK if settings.open else addresses.ALL)
     sockets = addresses.listen(hosts, settings.port, required=settings.host is not None)

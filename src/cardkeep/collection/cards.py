@@ -49,8 +49,9 @@ def read(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[tuple[Any, ...]
 def merge(db: sqlite3.Connection, rows: Sequence[Row], *, min_usn: int, usn: int) -> int:
     """Stores received cards under `usn`, unless the server's own is newer.
 
-    Returns how many are new. The server's own is newer if the client has not seen it (`usn >= min_usn`) and its
+    The server's own is newer if the client has not seen it (`usn >= min_usn`) and its
     time is later. On a tie the client's wins, since the client keeps and sends its own.
+    Returns how many cards are new.
 
     A card hardly ever changes its note. Naming `nid` among the columns to update would
     rewrite its index entry each time, so it is set apart, only where it differs.
@@ -124,15 +125,15 @@ def of_deleted_decks(db: sqlite3.Connection, min_usn: int) -> list[int]:
         """
         SELECT cards.id
         FROM graves CROSS JOIN cards ON cards.did = graves.oid
-        WHERE graves.usn >= ?1 AND graves.type = 2
+        WHERE graves.usn >= ? AND graves.type = 2
             AND NOT EXISTS (SELECT 1 FROM decks WHERE decks.id = graves.oid)
         UNION
         SELECT cards.id
         FROM graves CROSS JOIN cards ON cards.odid = graves.oid AND cards.odid != 0
-        WHERE graves.usn >= ?1 AND graves.type = 2
+        WHERE graves.usn >= ? AND graves.type = 2
             AND NOT EXISTS (SELECT 1 FROM decks WHERE decks.id = graves.oid)
         """,
-        (min_usn,),
+        (min_usn, min_usn),
     )
     return [row[0] for row in rows]
 
@@ -184,9 +185,9 @@ def twins(db: sqlite3.Connection, *, min_usn: int, usn: int) -> list[int]:
         SELECT mine.id, mine.reps, theirs.id, theirs.reps
         FROM cards AS theirs CROSS JOIN cards AS mine
             ON mine.nid = theirs.nid AND mine.ord = theirs.ord AND mine.id != theirs.id
-        WHERE theirs.usn >= ?1 AND theirs.usn < ?2 AND mine.usn = ?2
+        WHERE theirs.usn >= ? AND theirs.usn < ? AND mine.usn = ?
         """,
-        (min_usn, usn),
+        (min_usn, usn, usn),
     )
     return [
         max((-mine_reps, mine), (-their_reps, theirs))[1]

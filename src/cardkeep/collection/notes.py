@@ -71,10 +71,10 @@ def merge(
         """,
         stored,
     )
-    keyed = [(row[0], row[2], row[3], row[7]) for row in stored]
+    keyed = [(mid, csum, nid, mod) for nid, _, mid, mod, _, _, _, csum in stored]
     db.executemany(
-        f"UPDATE notes SET mid = ?2, csum = ?4 WHERE id = ?1 AND usn = {usn:d} AND mod = ?3",
-        [key for key in keyed if before.get(key[0], (key[1], key[3])) != (key[1], key[3])],
+        f"UPDATE notes SET mid = ?, csum = ? WHERE id = ? AND usn = {usn:d} AND mod = ?",
+        [key for key in keyed if before.get(key[2], key[:2]) != key[:2]],
     )
     return len({row[0] for row in rows}) - len(before)
 

@@ -85,7 +85,9 @@ def pin(db: sqlite3.Connection, path: Path) -> ByteSource | None:
 
 def copy(db: sqlite3.Connection, spool: Path) -> Path:
     """A private copy of the collection as it is now, a whole file without a log."""
-    with tempfile.NamedTemporaryFile(dir=spool, suffix=".anki2", delete=False) as made:
+    with tempfile.NamedTemporaryFile(
+        dir=spool, prefix="body-", suffix=".anki2", delete=False
+    ) as made:
         path = Path(made.name)
     try:
         target = database.connect_private(path)

@@ -36,7 +36,7 @@ class Limits:
     #: Rows and records of one request, unpacked. A chunk of 250 rows has 10 to 500 KiB.
     json: Limit = Limit(100 * MIB, "max_json")
     #: A login, before anybody is known: real ones have some 100 bytes.
-    login: Limit = Limit(64 * KIB, "max_login")
+    login: Limit = Limit(64 * KIB, "none: it is fixed")
     #: What an early answer reads and throws away of a body, so that the client hears it:
     #: of somebody unknown, and of a user whose client shall show why an upload is refused.
     discarded: int = 64 * MIB

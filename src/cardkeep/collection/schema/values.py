@@ -146,7 +146,8 @@ RULES: dict[str, tuple[Rule, ...]] = {
     ),
     "config": (
         _text("KEY"),
-        _usn(),
+        # Clients leave -1 here, and nobody reads it: it is given back as it came.
+        _within("usn", -1, 2**31 - 1, "0"),
         _integer("mtime_secs", "0"),
         _blob("val", _LARGE),
     ),
