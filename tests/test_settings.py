@@ -41,6 +41,7 @@ SOURCES = [
     ("public_url", "https://a.b", "https://a.b/", ["CARDKEEP_PUBLIC_URL"]),
     ("max_body", "7", 7 * MIB, ["CARDKEEP_MAX_BODY", "MAX_SYNC_PAYLOAD_MEGS"]),
     ("max_collection", "2G", 2048 * MIB, ["CARDKEEP_MAX_COLLECTION"]),
+    ("max_json", "5", 5 * MIB, ["CARDKEEP_MAX_JSON"]),
     ("max_media_file", "512k", MIB // 2, ["CARDKEEP_MAX_MEDIA_FILE"]),
     ("max_media_zip", "9 MiB", 9 * MIB, ["CARDKEEP_MAX_MEDIA_ZIP"]),
     ("log_level", "DEBUG", "debug", ["CARDKEEP_LOG_LEVEL"]),
