@@ -44,8 +44,13 @@ class Connections:
         self._closed = False
 
     @contextlib.contextmanager
-    def lend(self, user: str, *, create: bool = False) -> Iterator[sqlite3.Connection]:
+    def lend(
+        self, user: str, *, create: bool = False, hasty: bool = False
+    ) -> Iterator[sqlite3.Connection]:
         """The user's index, for as long as the block runs.
+
+        A `hasty` borrower never makes room by closing another's connection: to close the
+        last one of a file is to fold its log into it, which takes a flush's time.
 
         Raises NoIndexError if there is none and `create` is false; what SQLite
         cannot do (a file that another program has locked, a full disk) becomes Unavailable.
@@ -60,7 +65,7 @@ class Connections:
                 held = self._open(user, create=create)
             yield held.connection
         except CardkeepError:
-            self._take_back(user, held)
+            self._take_back(user, held, hasty=hasty)
             raise
         except sqlite3.DatabaseError as error:
             _discard(held)
@@ -69,7 +74,11 @@ class Connections:
             _discard(held)
             raise
         else:
-            self._take_back(user, held)
+            self._take_back(user, held, hasty=hasty)
+
+    def has_idle(self, user: str) -> bool:
+        """Whether the user's index is open and nobody is using it."""
+        return user in self._idle
 
     def close(self) -> None:
         """Closes what is idle now, and everything else as it is given back."""
@@ -93,13 +102,14 @@ class Connections:
             raise NoIndexError(user) from None
         return _Open(str(path), (status.st_dev, status.st_ino), connection)
 
-    def _take_back(self, user: str, held: _Open | None) -> None:
+    def _take_back(self, user: str, held: _Open | None, *, hasty: bool) -> None:
         if held is None:
             return
         surplus: _Open | None = held
         if not held.connection.in_transaction:
             with self._lock:
-                if not self._closed:
+                no_room = hasty and len(self._idle) >= self._kept
+                if not self._closed and not no_room:
                     surplus = self._idle.pop(user, None)
                     self._idle[user] = held
                     if surplus is None and len(self._idle) > self._kept:

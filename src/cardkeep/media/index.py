@@ -113,6 +113,15 @@ def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
     return connection
 
 
+def connect_resting(path: Path) -> sqlite3.Connection:
+    """A connection that only reads, takes no lock, and makes no file.
+
+    Only for an index without a write-ahead log; what somebody writes meanwhile may be seen in
+    part. (SQLite itself sees to it that closing this one leaves the locks of others alone.)
+    """
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+
+
 def _prepare(connection: sqlite3.Connection) -> None:
     # The official server's journal mode. It also locks the file exclusively; we do not, so
     # that several processes can serve one user.

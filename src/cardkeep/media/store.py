@@ -20,6 +20,7 @@ from cardkeep.media.connections import Connections, NoIndexError
 from cardkeep.media.files import MediaFolder
 from cardkeep.media.incoming import Incoming, Upload
 from cardkeep.media.index import Entry, Fingerprint, Merged
+from cardkeep.media.resting import RestingIndexes
 from cardkeep.media.shared import SharedBytes
 from cardkeep.messages import (
     ByteSource,
@@ -52,6 +53,7 @@ class MediaStore:
         self._base = base
         self._now = now
         self._connections = Connections(base)
+        self._resting = RestingIndexes(base)
         self._shared = SharedBytes(base) if share else None
 
     def close(self) -> None:
@@ -63,9 +65,13 @@ class MediaStore:
     def last_usn(self, user: str) -> int:
         """The number of the user's last media change. Short enough for the event loop."""
         try:
-            with self._connections.lend(user) as connection:
+            if not self._connections.has_idle(user):
+                usn = self._resting.last_usn(user)
+                if usn is not None:
+                    return usn
+            with self._connections.lend(user, hasty=True) as connection:
                 return index.last_usn(connection)
-        except NoIndexError:
+        except (NoIndexError, FileNotFoundError):
             return 0
 
     def changes(self, user: str, after_usn: int) -> list[MediaChange]:
