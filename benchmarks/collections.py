@@ -260,6 +260,8 @@ class Author:
                 key: json.loads(value) for key, value in db.execute("SELECT key, val FROM config")
             }
             [self.crt] = db.execute("SELECT crt FROM col").fetchone()
+        # What a client's own look at the day leaves in its configuration.
+        self.conf |= {"rollover": 4, "lastUnburied": (int(time.time()) - self.crt) // 86_400}
         self.words = vocabulary(self.rng)
 
     def _ids(self, count: int) -> list[int]:
