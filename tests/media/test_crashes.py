@@ -213,6 +213,52 @@ def test_pieces_of_a_leftover_are_removed(leftover: str, folder: Path) -> None:
     assert outside.exists()
 
 
+def leave_behind(base: Path, journal: bytes) -> Path:
+    journal_file = base / "ana" / ".cardkeep" / "incoming" / "7"
+    journal_file.write_bytes(journal)
+    return journal_file
+
+
+def test_a_leftover_that_cannot_be_settled_keeps_nobody_waiting(folder: Path) -> None:
+    """Here since somebody has put a folder into a file's place; later it is settled."""
+    base = used(folder)
+    media = base / "ana" / "media"
+    journal = leave_behind(base, b'[["replaced",0]]')
+    journal.with_name("7.0.replaced").write_bytes(b"the old bytes")
+    (media / "replaced").unlink()
+    (media / "replaced" / "full").mkdir(parents=True)
+    read_something(base)
+    run(base, "other")
+    assert journal.with_name("7.0.replaced").exists()
+    shutil.rmtree(media / "replaced")
+    read_something(base)
+    on_disk(base).check()
+    assert (media / "replaced").read_bytes() == b"the old bytes"
+
+
+def test_a_folder_in_the_place_of_a_file_to_be_removed_is_left_alone(folder: Path) -> None:
+    base = used(folder)
+    (base / "ana" / "media" / "back").mkdir()
+    journal = leave_behind(base, b'[["back",null]]')
+    read_something(base)
+    assert journal.read_bytes().strip() == b"[]"
+    assert (base / "ana" / "media" / "back").is_dir()
+
+
+def test_where_cases_are_not_told_apart_a_file_survives_the_removal_of_its_other_name(
+    folder: Path,
+) -> None:
+    """A client renames a file from SAME to same. (Two links stand for such a file system.)"""
+    base = used(folder)
+    media = base / "ana" / "media"
+    (media / "SAME").hardlink_to(media / "same")
+    (media / "OTHER").write_bytes(b"a real other file")
+    leave_behind(base, b'[["SAME",null],["OTHER",null],["same",0]]')
+    read_something(base)
+    assert (media / "SAME").exists()
+    assert not (media / "OTHER").exists()
+
+
 def test_what_is_not_an_uploads_is_left_alone(folder: Path) -> None:
     base = used(folder)
     stray = base / "ana" / "media" / "stray"

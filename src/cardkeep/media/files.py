@@ -85,6 +85,20 @@ class MediaFolder:
             raise
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
+    def is_one_file(self, name: str, other: str) -> bool:
+        """Whether two names that differ in case alone are one file here.
+
+        So it is on file systems that do not tell cases apart.
+        """
+        if name == other or name.casefold() != other.casefold():
+            return False
+        try:
+            one = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+            two = os.stat(other, dir_fd=self.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(one, two)
+
     def is_empty(self) -> bool:
         """Whether there is not one file in it."""
         with os.scandir(self.descriptor) as found:
@@ -146,5 +160,8 @@ def dispose(name: str, folder: int, file: str | None = None) -> None:
 
     They are in `folder` under that name, or as `file`. Nothing happens if they are not.
     """
-    with contextlib.suppress(FileNotFoundError):
+    try:
         os.unlink(file or name, dir_fd=folder)
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise

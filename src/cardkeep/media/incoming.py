@@ -242,13 +242,15 @@ class Upload:
         """
         incoming, media = self._incoming.descriptor(), self._folder.descriptor
         waiting = _names(incoming)
+        placed = [name for name, position in self.places.items() if position is not None]
         for name, position in self.places.items():
             entry = entries.get(name)
             listed = entry.sha1 if entry is not None and entry.size else None
             if position is not None and self._aside(position) in waiting:
                 continue  # never moved in
             if listed is None:
-                dispose(name, media)
+                if not any(self._folder.is_one_file(name, other) for other in placed):
+                    dispose(name, media)
                 continue
             replaced = "" if position is None else self._replaced(position)
             if replaced in waiting and sha1_of(replaced, incoming) == listed != sha1_of(

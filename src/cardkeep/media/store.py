@@ -329,10 +329,17 @@ def _pieces(source: ByteSource) -> Iterator[bytes]:
 def _settle_leftovers(
     connection: sqlite3.Connection, incoming: Incoming, user: str, besides: Upload | None = None
 ) -> None:
-    """Brings folder and index into step after uploads that were killed."""
+    """Brings folder and index into step after uploads that were killed.
+
+    Where that cannot be done (somebody has put a folder in a file's place, say), the next
+    request tries again, and nobody is kept from going on.
+    """
     for upload in incoming.leftovers(besides):
         log.info("media of %s: an upload was cut off, putting the folder right", user)
-        upload.settle(index.entries(connection, list(upload.places)))
+        try:
+            upload.settle(index.entries(connection, list(upload.places)))
+        except OSError as error:
+            log.warning("media of %s: it is left for later: %s", user, error)
 
 
 def _open(
