@@ -128,7 +128,12 @@ class Server:
         return into / "collection.anki2"
 
     def next_user(self) -> str:
-        """A user that no other test has."""
+        """A user that no other test has; starts again with more of them if all are taken."""
+        if not self._spare_users:
+            more = [f"user{len(self.users) + n}" for n in range(1, 25)]
+            self.users += more
+            self._spare_users += more
+            self.restart()
         return self._spare_users.pop(0)
 
     def _environment(self) -> dict[str, str]:
