@@ -122,6 +122,19 @@ def test_a_card_of_a_deleted_deck_moves_to_the_default_deck(world: World) -> Non
         assert [row[2] for row in rows] == [1]
 
 
+def test_a_card_changed_before_its_new_deck_was_heard_of(world: World) -> None:
+    """The device knows that the deck is gone, but not yet where its card went."""
+    phone, tablet = world.device("phone"), world.device("tablet")
+    phone.sync(changes=Changes(decks=[deck(7, "D")]))
+    tablet.sync()
+    phone.sync(graves=Graves(decks=[7]))
+    tablet.sync(cards=[card(1, 1, did=7)])
+    tablet.sync(cards=[card(1, 1, did=7, flags=3, mod=2_000_000_000)])
+    assert world.sql("SELECT did, flags FROM cards") == [(1, 3)]
+    rows = [row for chunk in tablet.sync().chunks for row in chunk.cards]
+    assert [row[2] for row in rows] == [1]
+
+
 def test_a_card_of_a_deleted_filtered_deck_goes_home(world: World) -> None:
     """Its place in the home deck's queue comes back with it."""
     phone, tablet = world.device("phone"), world.device("tablet")

@@ -119,8 +119,13 @@ def of_deleted_notes(db: sqlite3.Connection, min_usn: int) -> list[int]:
     return [row[0] for row in rows]
 
 
-def of_deleted_decks(db: sqlite3.Connection, min_usn: int) -> list[int]:
-    """Ids of cards whose deck, or home deck, was deleted since `min_usn`."""
+def without_deck(db: sqlite3.Connection, *, min_usn: int, usn: int) -> list[int]:
+    """Ids of cards whose deck, or home deck, does not exist.
+
+    Those of decks that were deleted since `min_usn`, and those that were stored under `usn`:
+    a device can change a card after it heard that the deck is gone, and before it hears
+    where the card went.
+    """
     rows = db.execute(
         """
         SELECT cards.id
@@ -132,8 +137,14 @@ def of_deleted_decks(db: sqlite3.Connection, min_usn: int) -> list[int]:
         FROM graves CROSS JOIN cards ON cards.odid = graves.oid AND cards.odid != 0
         WHERE graves.usn >= ? AND graves.type = 2
             AND NOT EXISTS (SELECT 1 FROM decks WHERE decks.id = graves.oid)
+        UNION
+        SELECT id
+        FROM cards
+        WHERE usn = ?
+            AND (did NOT IN (SELECT id FROM decks)
+                OR (odid != 0 AND odid NOT IN (SELECT id FROM decks)))
         """,
-        (min_usn, min_usn),
+        (min_usn, min_usn, usn),
     )
     return [row[0] for row in rows]
 

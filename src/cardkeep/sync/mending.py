@@ -23,7 +23,8 @@ def mend(db: sqlite3.Connection, state: State, now: int, *, new_cards: int) -> i
     surplus = set(cards.of_deleted_notes(db, state.min_usn))
     if new_cards:
         surplus.update(cards.twins(db, min_usn=state.min_usn, usn=state.usn))
-    homeless = [card for card in cards.of_deleted_decks(db, state.min_usn) if card not in surplus]
+    found = cards.without_deck(db, min_usn=state.min_usn, usn=state.usn)
+    homeless = [card for card in found if card not in surplus]
     if not surplus and not homeless:
         return None
     deleted = cards.delete(db, surplus)

@@ -69,12 +69,15 @@ def _unbury(db: sqlite3.Connection, found: Header, now: int) -> None:
     if not isinstance(last, int):
         last = 0
     # A day far ahead comes from a clock that was wrong; it must not stop unburying for good.
-    if today <= last <= today + 7 and (_ROLLOVER in conf or conf.get("schedVer") == 1):
+    is_new_day = not today <= last <= today + 7
+    lacks_hour = _ROLLOVER not in conf and conf.get("schedVer") != 1
+    if not (is_new_day or lacks_hour):
         return
     db.execute("BEGIN IMMEDIATE")
-    cards.unbury(db)
-    config.put(db, _LAST_UNBURIED, today, usn=found.usn, now=now)
-    if _ROLLOVER not in conf:
+    if is_new_day:
+        cards.unbury(db)
+        config.put(db, _LAST_UNBURIED, today, usn=found.usn, now=now)
+    if lacks_hour:
         # Every client writes the hour that it assumes, without calling that a change.
         config.put(db, _ROLLOVER, days.DEFAULT_ROLLOVER, usn=found.usn, now=now)
     db.execute("COMMIT")
