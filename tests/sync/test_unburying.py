@@ -48,6 +48,6 @@ def test_a_day_far_ahead_is_a_wrong_clock(world: World) -> None:
     """It does not keep cards buried for ever."""
     phone = world.device("phone")
     phone.sync(cards=[card(1, 1, queue=-2)])
-    world.sql("UPDATE config SET val = CAST('999999' AS BLOB) WHERE KEY = 'lastUnburied'")
+    world.sql("INSERT INTO config VALUES ('lastUnburied', 0, 0, CAST('999999' AS BLOB))")
     phone.sync()
     assert world.sql("SELECT queue FROM cards") == [(0,)]
