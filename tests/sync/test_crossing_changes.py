@@ -180,3 +180,17 @@ def test_a_grave_is_passed_on_again(world: World) -> None:
     assert tablet.sync().ids("cards") == {1}
     phone.sync(graves=Graves(cards=[1]))
     assert 1 in tablet.sync().graves.cards
+
+
+def test_a_deck_below_a_deleted_one_gets_its_parents_back(world: World) -> None:
+    """One device deletes a deck while the other makes one below it."""
+    phone, tablet = world.device("phone"), world.device("tablet")
+    phone.sync(changes=Changes(decks=[deck(7, "D")]))
+    tablet.sync()
+    phone.sync(graves=Graves(decks=[7]))
+    tablet.sync(changes=Changes(decks=[deck(8, "D\x1fE\x1fF")]))
+    names = [row[0] for row in world.sql("SELECT name FROM decks WHERE id != 1 ORDER BY name")]
+    assert names == ["D", "D\x1fE", "D\x1fE\x1fF"]
+    for device in (phone, tablet):
+        assert {"D", "D\x1fE"} <= {one.name for one in device.sync().changes.decks}
+    phone.sync(counts=world.counts())

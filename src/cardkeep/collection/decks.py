@@ -27,6 +27,23 @@ def named(db: sqlite3.Connection, name: str) -> Deck | None:
     return None if row is None else Deck(*row)
 
 
+def names(db: sqlite3.Connection) -> list[str]:
+    """The native names of all decks."""
+    return [row[0] for row in db.execute("SELECT name FROM decks")]
+
+
+def changed_since(db: sqlite3.Connection, *, min_usn: int, usn: int) -> bool:
+    """Whether a deck was stored under `usn`, or deleted since `min_usn`."""
+    (found,) = db.execute(
+        """
+        SELECT EXISTS (SELECT 1 FROM decks WHERE usn = ?)
+            OR EXISTS (SELECT 1 FROM graves WHERE usn >= ? AND type = 2)
+        """,
+        (usn, min_usn),
+    ).fetchone()
+    return bool(found)
+
+
 def put(db: sqlite3.Connection, deck: Deck) -> None:
     """Stores a deck, new or in place of the one with its id."""
     db.execute(

@@ -40,6 +40,11 @@ from cardkeep.records.names import deck_human, deck_native
 from cardkeep.records.numbers import INT32_MAX, INT32_MIN, UINT32_MAX, single, wrapped_int32
 from cardkeep.records.protobuf import decode, message_class, with_unknown
 
+#: A normal deck as clients make them: collapsed, with the default preset
+#: (docs/collection-format.md, 7.4).
+NEW_COMMON = bytes.fromhex("08011001")
+NEW_KIND = bytes.fromhex("0a020801")
+
 
 class Deck(msgspec.Struct, frozen=True, gc=False):
     """A row of `decks`. `name` is the native form (levels joined by U+001F)."""

@@ -2,32 +2,71 @@
 """Repairing what the crossing changes of two devices broke.
 
 Each device deletes and adds what it knows of; together that can leave cards without a note
-or a deck, or two cards for one template. Both sides of the running sync have the same
-damage, so their counts agree; the repair is a change of the server's own under the next
-usn, which every device gets with its next sync.
+or a deck, two cards for one template, or a deck without its parents. Both sides of the running
+sync have the same damage, so their counts agree; the repair is a change of the server's own under
+the next usn, which every device gets with its next sync.
 """
 
 import sqlite3
+from collections.abc import Iterator
 
-from cardkeep.collection import cards, graves
+import msgspec
+
+from cardkeep.collection import cards, decks, graves
 from cardkeep.collection.session_file import State
+from cardkeep.records.deck import NEW_COMMON, NEW_KIND, Deck
+from cardkeep.records.unicase import fold
+
+_SEPARATOR = "\x1f"
 
 
-def mend(db: sqlite3.Connection, state: State, now: int, *, new_cards: int) -> int | None:
+class Mended(msgspec.Struct, frozen=True):
+    """What a repair did to the counts."""
+
+    cards_deleted: int
+    decks_added: int
+
+
+def mend(db: sqlite3.Connection, state: State, now_ms: int, *, new_cards: int) -> Mended | None:
     """Repairs what the sync in `state`, applied and checked, broke or left broken.
 
-    `new_cards` is how many the sync added, whatever it deleted; `now` in s. Returns how many
-    cards were deleted, or None if there was nothing to repair.
+    `new_cards` is how many the sync added, whatever it deleted. Returns None if there was
+    nothing to repair.
     """
-    usn = state.usn + 1
+    usn, now = state.usn + 1, now_ms // 1000
     surplus = set(cards.of_deleted_notes(db, state.min_usn))
     if new_cards:
         surplus.update(cards.twins(db, min_usn=state.min_usn, usn=state.usn))
     found = cards.without_deck(db, min_usn=state.min_usn, usn=state.usn)
     homeless = [card for card in found if card not in surplus]
-    if not surplus and not homeless:
+    orphaned = decks.changed_since(db, min_usn=state.min_usn, usn=state.usn)
+    parents = list(_missing_parents(decks.names(db))) if orphaned else []
+    if not (surplus or homeless or parents):
         return None
     deleted = cards.delete(db, surplus)
     graves.bury(db, graves.CARD, surplus, usn)
     cards.give_deck(db, homeless, mod=now, usn=usn)
-    return deleted
+    _add(db, parents, now_ms, usn)
+    return Mended(deleted, len(parents))
+
+
+def _missing_parents(names: list[str]) -> Iterator[str]:
+    """Native names of decks that others are below of, but that are not there, outermost first."""
+    known = {fold(name) for name in names}
+    for name in sorted(names):
+        end = name.find(_SEPARATOR)
+        while end > 0:
+            parent = name[:end]
+            if fold(parent) not in known:
+                known.add(fold(parent))
+                yield parent
+            end = name.find(_SEPARATOR, end + 1)
+
+
+def _add(db: sqlite3.Connection, names: list[str], now_ms: int, usn: int) -> None:
+    """Adds decks as a client's own check of the database does."""
+    deck_id = now_ms
+    for name in names:
+        while decks.get(db, deck_id) is not None:
+            deck_id += 1
+        decks.put(db, Deck(deck_id, name, now_ms // 1000, usn, NEW_COMMON, NEW_KIND))

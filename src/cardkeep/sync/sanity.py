@@ -89,8 +89,8 @@ def _commit(
     # Later than before even if the clock went back: equal would read as "no changes".
     told = max(now_ms, found.mod + 1)
     usn, mod = state.usn + 1, told
-    deleted = mending.mend(db, state, now_ms // 1000, new_cards=new_cards)
-    if deleted is not None:
+    mended = mending.mend(db, state, now_ms, new_cards=new_cards)
+    if mended:
         usn, mod = usn + 1, mod + 1
     header.set_synced(db, mod=mod, ls=told, usn=usn)
     brought.remember(file.folder, db, state)
@@ -99,5 +99,13 @@ def _commit(
     counts.keep(
         file.folder,
         Header(found.crt, mod, found.scm, usn, told),
-        msgspec.structs.replace(after, cards=after.cards - (deleted or 0)),
+        _after(after, mended) if mended else after,
+    )
+
+
+def _after(before: Counts, mended: mending.Mended) -> Counts:
+    return msgspec.structs.replace(
+        before,
+        cards=before.cards - mended.cards_deleted,
+        decks=before.decks + mended.decks_added,
     )
