@@ -80,7 +80,7 @@ def test_the_second_waits_until_the_first_is_done(account: Account, proxy: Proxy
         first.result()
         second.result()
         assert waiting.happened.is_set()
-    assert len(account.assert_converged()["notes"]) == 2
+        assert len(account.assert_converged()["notes"]) == 2
 
 
 @pytest.mark.parametrize(

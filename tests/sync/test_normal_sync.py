@@ -230,3 +230,17 @@ def test_the_newer_side_gives_configuration_and_creation_day(world: World) -> No
 def test_an_empty_chunk_is_enough(world: World) -> None:
     """A client with nothing to send says so once."""
     assert world.device("phone").sync().chunks == [Chunk(done=True, revlog=[], cards=[], notes=[])]
+
+
+def test_legacy_deletions_come_with_the_start(world: World) -> None:
+    """They are applied like all others, and not sent back."""
+    phone = world.device("phone")
+    phone.sync(cards=[card(1, 1)])
+    old = world.device("old", protocol=10)
+    old.meta()
+    assert list(old.start(graves=Graves(cards=[1])).cards) == []
+    old.change()
+    assert old.fetch()[0].cards == []
+    old.finish()
+    assert world.counts().cards == 0
+    assert list(phone.sync().graves.cards) == [1]

@@ -56,8 +56,8 @@ def small(db: sqlite3.Connection, *, cards: int, notes: int, revlog: int) -> Cou
 def kept(folder: UserFolder, header: Header) -> Counts | None:
     """The numbers for this very state of the collection, if they are known."""
     try:
-        found = _kept.decode(folder.counts.read_bytes().rstrip())
-        inode = folder.collection.stat().st_ino
+        found = _kept.decode(_read(folder).rstrip())
+        inode = os.stat(folder.collection).st_ino  # noqa: PTH116 (in each sync; Path is slow)
     except (OSError, msgspec.DecodeError):
         return None
     same = (found.inode, found.usn, found.mod, found.scm)
@@ -70,9 +70,18 @@ def keep(folder: UserFolder, header: Header, counts: Counts) -> None:
     Not flushed: lost numbers are counted again. Written in place with one small write,
     since renaming over a file makes file systems such as ext4 flush it.
     """
-    known = _Kept(folder.collection.stat().st_ino, header.usn, header.mod, header.scm, counts)
+    inode = os.stat(folder.collection).st_ino  # noqa: PTH116 (in each sync; Path is slow)
+    known = _Kept(inode, header.usn, header.mod, header.scm, counts)
     fd = os.open(folder.counts, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.pwrite(fd, msgspec.json.encode(known).ljust(_SIZE), 0)
+    finally:
+        os.close(fd)
+
+
+def _read(folder: UserFolder) -> bytes:
+    fd = os.open(folder.counts, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, _SIZE)
     finally:
         os.close(fd)

@@ -1,37 +1,40 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Where a user's things are: the official server's names, and ours below `.cardkeep`."""
 
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 
-@dataclass(frozen=True, slots=True)
 class UserFolder:
-    """The folder of one user (docs/design.md, section 4)."""
+    """The folder of one user (docs/design.md, section 4).
 
-    root: Path
+    A path is put together once, since several are needed in each request.
+    """
 
-    @property
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @cached_property
     def collection(self) -> Path:
         """The collection, schema 18, as the official server names it."""
         return self.root / "collection.anki2"
 
-    @property
+    @cached_property
     def ours(self) -> Path:
         """Everything that only cardkeep reads."""
         return self.root / ".cardkeep"
 
-    @property
+    @cached_property
     def session(self) -> Path:
         """The state of the live sync; its inode never changes, so it is also the user's lock."""
         return self.ours / "session"
 
-    @property
+    @cached_property
     def journal(self) -> Path:
         """What the client of the live sync sent, and what was worked out for it."""
         return self.ours / "journal"
 
-    @property
+    @cached_property
     def counts(self) -> Path:
         """The number of rows of each kind, and the state for which they hold."""
         return self.ours / "counts"

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 
@@ -73,10 +73,11 @@ class Loan:
 class Library:
     """The collections below a base folder, one folder a user."""
 
-    def __init__(self, base: Path, *, now_ms: Callable[[], int], keep_open: int = 24) -> None:
+    def __init__(self, base: Path, *, now_ms: Callable[[], int], keep_open: int = 12) -> None:
         self._base = base
         self._now_ms = now_ms
         self._keep_open = keep_open
+        self._folders = lru_cache(maxsize=1000)(lambda user: UserFolder(base / user))
         self._idle: OrderedDict[str, Open] = OrderedDict()
         self._guard = threading.Lock()
         self._chores: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -85,7 +86,7 @@ class Library:
 
     def folder(self, user: str) -> UserFolder:
         """Where the user's things are."""
-        return UserFolder(self._base / user)
+        return self._folders(user)
 
     def is_warm(self, user: str) -> bool:
         """Whether a loan would find an open connection, and so be certainly short."""

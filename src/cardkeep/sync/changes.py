@@ -34,6 +34,7 @@ def _exchange(context: Context, caller: Caller, received: Changes) -> Changes:
         context.library.lend(caller.user) as db,
         session.live(context, caller) as (file, state),
     ):
+        db.execute("BEGIN")  # one look at the collection, and one lock for it
         layouts = notetypes.layouts(db)
         accepted = _accepted_notetypes(db, received, layouts, state)
         gone = _deleted_decks(file)
@@ -72,6 +73,7 @@ def _exchange(context: Context, caller: Caller, received: Changes) -> Changes:
                 renamed_decks=renamed_decks,
             ),
         )
+        db.execute("COMMIT")
         fields = {ntid: layout.fields for ntid, layout in layouts.items()}
         fields |= {notetype.id: len(notetype.fields) for notetype in accepted}
         file.keep_layout(fields)

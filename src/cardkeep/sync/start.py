@@ -35,26 +35,26 @@ def _open(context: Context, caller: Caller, message: Start, *, take_over: bool) 
         session.give_way(before, caller, now, force=take_over)
         found = header.read(db)
         _unbury(db, found, now // 1000)
-        file.begin(
-            State(
-                key=caller.session_key,
-                device=caller.device,
-                client=caller.client,
-                protocol=caller.protocol,
-                min_usn=message.min_usn,
-                usn=found.usn,
-                mod=found.mod,
-                scm=found.scm,
-                local_newer=message.local_newer,
-                opened=now,
-                active=now,
-                ended=session.ended(before, found.usn),
-            )
+        state = State(
+            key=caller.session_key,
+            device=caller.device,
+            client=caller.client,
+            protocol=caller.protocol,
+            min_usn=message.min_usn,
+            usn=found.usn,
+            mod=found.mod,
+            scm=found.scm,
+            local_newer=message.local_newer,
+            opened=now,
+            active=now,
+            ended=session.ended(before, found.usn),
         )
+        file.begin(state)
         # Collected before the client's own deletions, which only legacy clients send here.
         deleted = graves.since(db, message.min_usn)
         if message.graves is not None:
             file.append(Kind.GRAVES, message.graves)
+            file.write(state)
         return deleted
 
 
