@@ -19,9 +19,10 @@ _QUEUE_OF_TYPE = """
 """
 
 
-def ids_since(db: sqlite3.Connection, min_usn: int) -> list[int]:
-    """Ids of cards that a client at `min_usn` has not seen."""
-    return [row[0] for row in db.execute("SELECT id FROM cards WHERE usn >= ?", (min_usn,))]
+def ids_since(db: sqlite3.Connection, min_usn: int, *, most: int = -1) -> list[int]:
+    """Ids of cards that a client at `min_usn` has not seen, at `most` so many; -1 for all."""
+    rows = db.execute("SELECT id FROM cards WHERE usn >= ? LIMIT ?", (min_usn, most))
+    return [row[0] for row in rows]
 
 
 def notes_of(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, int]:

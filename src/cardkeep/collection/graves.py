@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from cardkeep.messages import Graves
 
 CARD, NOTE, DECK = 0, 1, 2
+_MANY = 300
 
 
 def since(db: sqlite3.Connection, min_usn: int) -> Graves:
@@ -15,6 +16,14 @@ def since(db: sqlite3.Connection, min_usn: int) -> Graves:
     for oid, kind in db.execute("SELECT oid, type FROM graves WHERE usn >= ?", (min_usn,)):
         found[kind].append(oid)
     return Graves(cards=found[CARD], notes=found[NOTE], decks=found[DECK])
+
+
+def are_many(db: sqlite3.Connection, min_usn: int) -> bool:
+    """Whether `since` would take a noticeable time."""
+    found = db.execute(
+        "SELECT 1 FROM graves WHERE usn >= ? LIMIT 1 OFFSET ?", (min_usn, _MANY)
+    ).fetchone()
+    return found is not None
 
 
 def bury(db: sqlite3.Connection, kind: int, ids: Iterable[int], usn: int) -> None:

@@ -11,9 +11,10 @@ from cardkeep.messages import Row
 from cardkeep.records.note import note_fields, sort_field_and_checksum
 
 
-def ids_since(db: sqlite3.Connection, min_usn: int) -> list[int]:
-    """Ids of notes that a client at `min_usn` has not seen."""
-    return [row[0] for row in db.execute("SELECT id FROM notes WHERE usn >= ?", (min_usn,))]
+def ids_since(db: sqlite3.Connection, min_usn: int, *, most: int = -1) -> list[int]:
+    """Ids of notes that a client at `min_usn` has not seen, at `most` so many; -1 for all."""
+    rows = db.execute("SELECT id FROM notes WHERE usn >= ? LIMIT ?", (min_usn, most))
+    return [row[0] for row in rows]
 
 
 def keys_of(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, tuple[int, int]]:

@@ -9,9 +9,10 @@ from cardkeep.collection.rows import by_id
 from cardkeep.messages import Row
 
 
-def ids_since(db: sqlite3.Connection, min_usn: int) -> list[int]:
-    """Ids of reviews that a client at `min_usn` has not seen."""
-    return [row[0] for row in db.execute("SELECT id FROM revlog WHERE usn >= ?", (min_usn,))]
+def ids_since(db: sqlite3.Connection, min_usn: int, *, most: int = -1) -> list[int]:
+    """Ids of reviews that a client at `min_usn` has not seen, at `most` so many; -1 for all."""
+    rows = db.execute("SELECT id FROM revlog WHERE usn >= ? LIMIT ?", (min_usn, most))
+    return [row[0] for row in rows]
 
 
 def ids_stamped(db: sqlite3.Connection, ids: Sequence[int], usn: int) -> set[int]:

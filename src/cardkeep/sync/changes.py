@@ -2,6 +2,7 @@
 """Notetypes, decks, presets, tags and configuration, both ways (method `applyChanges`)."""
 
 import sqlite3
+from functools import partial
 
 import msgspec
 
@@ -18,6 +19,9 @@ from cardkeep.sync.journal import JournaledChanges, Renamed
 from cardkeep.sync.newer import server_keeps
 from cardkeep.sync.renames import make_way, sending_order
 
+# Objects of both sides together take a tenth of a millisecond or two to look at.
+_FEW = 24
+
 
 async def apply_changes(context: Context, caller: Caller, message: ApplyChanges) -> Changes:
     """Writes the client's changes down and answers with the server's own.
@@ -25,15 +29,19 @@ async def apply_changes(context: Context, caller: Caller, message: ApplyChanges)
     Raises BadRequest for a notetype whose number of fields or templates changed, or in
     which two have one name.
     """
-    return await context.run(_exchange, context, caller, message.changes)
+    return await session.soon(
+        context, caller.user, partial(_exchange, context, caller, message.changes)
+    )
 
 
-def _exchange(context: Context, caller: Caller, received: Changes) -> Changes:
+def _exchange(context: Context, caller: Caller, received: Changes, *, hasty: bool) -> Changes:
     now = context.now_ms() // 1000
     with (
         context.library.lend(caller.user) as db,
-        session.live(context, caller) as (file, state),
+        session.live(context, caller, wait=not hasty) as (file, state),
     ):
+        if hasty and _are_many(db, received, state):
+            raise session.Long
         db.execute("BEGIN")  # one look at the collection, and one lock for it
         layouts = notetypes.layouts(db)
         accepted = _accepted_notetypes(db, received, layouts, state)
@@ -79,6 +87,23 @@ def _exchange(context: Context, caller: Caller, received: Changes) -> Changes:
         file.keep_layout(fields)
         file.write(state)
     return answer
+
+
+def _are_many(db: sqlite3.Connection, received: Changes, state: State) -> bool:
+    """Whether there is more to exchange than can be done in passing."""
+    incoming = len(received.notetypes) + len(received.decks) + len(received.tags)
+    if incoming > _FEW or received.conf is not None:
+        return True
+    (outgoing,) = db.execute(
+        """
+        SELECT (SELECT count(*) FROM notetypes WHERE usn >= ?)
+            + (SELECT count(*) FROM decks WHERE usn >= ?)
+            + (SELECT count(*) FROM deck_config WHERE usn >= ?)
+            + (SELECT count(*) FROM tags WHERE usn >= ?)
+        """,
+        (state.min_usn,) * 4,
+    ).fetchone()
+    return bool(outgoing > _FEW)
 
 
 # --- what comes in ----------------------------------------------------------------------

@@ -3,6 +3,7 @@
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -21,19 +22,23 @@ _BYTES = 1024 * 1024
 # More rows than this are written down in a worker thread, or leave pages in memory that are
 # worth giving back at once.
 _FEW = 600
+# Rows that are read within some tenths of a millisecond.
+_IN_PASSING = 60
 _FLDS = 6
 
 
 async def next_chunk(context: Context, caller: Caller, message: NextChunk) -> Chunk:
     """The next rows that the client has not seen, until one says `done`."""
-    return await context.run(_next, context, caller)
+    return await session.soon(context, caller.user, partial(_next, context, caller))
 
 
-def _next(context: Context, caller: Caller) -> Chunk:
+def _next(context: Context, caller: Caller, *, hasty: bool) -> Chunk:
     with (
         context.library.lend(caller.user) as db,
-        session.live(context, caller) as (file, state),
+        session.live(context, caller, wait=not hasty) as (file, state),
     ):
+        if hasty and (state.outgoing is not None or _are_many(db, state)):
+            raise session.Long
         largest = _ROWS.get(state.protocol, _OLD_ROWS)
         if state.outgoing is None:
             outgoing, withheld, ids = _work_out(context, db, caller, file, state)
@@ -49,6 +54,17 @@ def _next(context: Context, caller: Caller) -> Chunk:
         outgoing = msgspec.structs.replace(outgoing, sent=sent)
         file.write(msgspec.structs.replace(state, outgoing=outgoing))
     return chunk
+
+
+def _are_many(db: sqlite3.Connection, state: State) -> bool:
+    """Whether there is more to send than can be read in passing."""
+    return (
+        sum(
+            len(some(db, state.min_usn, most=_IN_PASSING))
+            for some in (notes.ids_since, cards.ids_since, revlog.ids_since)
+        )
+        >= _IN_PASSING
+    )
 
 
 def _work_out(

@@ -9,7 +9,8 @@ never wait.
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -36,8 +37,25 @@ _SAME_DEVICE_GONE_AFTER_MS = 3_000
 _REMEMBERED = 8
 
 
+class Long(Exception):
+    """What was begun in the event loop turns out not to be certainly short."""
+
+
 class Busy(Exception):
     """Another device's sync is under way."""
+
+
+async def soon(context: Context, user: str, work: Callable[..., T]) -> T:
+    """Runs `work(hasty=True)` here and now if that is short, else as `hasty=False` in a thread.
+
+    A hop to a thread costs as much as most steps of a small sync. Hasty work raises Long,
+    before it has changed anything, as soon as it sees that it is not short, and Locked
+    instead of waiting for the user's lock.
+    """
+    if context.library.is_warm(user):
+        with suppress(Long, Locked):
+            return work(hasty=True)
+    return await context.run(partial(work, hasty=False))
 
 
 async def when_free(context: Context, attempt: Callable[[bool], T]) -> T:

@@ -2,10 +2,11 @@
 """Opening a sync (method `start`)."""
 
 import sqlite3
+from contextlib import suppress
 
 from cardkeep.collection import cards, config, days, graves, header
 from cardkeep.collection.header import Header
-from cardkeep.collection.session_file import Kind, SessionFile, State
+from cardkeep.collection.session_file import Kind, Locked, SessionFile, State
 from cardkeep.errors import BadRequest
 from cardkeep.messages import Caller, Graves, Start
 from cardkeep.sync import session
@@ -21,20 +22,30 @@ async def start(context: Context, caller: Caller, message: Start) -> Graves:
     if not caller.session_key:
         raise BadRequest("start without a session key")
 
+    if context.library.is_warm(caller.user):
+        with suppress(session.Long, session.Busy, Locked):
+            return _open(context, caller, message, take_over=False, hasty=True)
+
     def attempt(take_over: bool) -> Graves:
-        return _open(context, caller, message, take_over=take_over)
+        return _open(context, caller, message, take_over=take_over, hasty=False)
 
     return await session.when_free(context, attempt)
 
 
-def _open(context: Context, caller: Caller, message: Start, *, take_over: bool) -> Graves:
+def _open(
+    context: Context, caller: Caller, message: Start, *, take_over: bool, hasty: bool
+) -> Graves:
     folder = context.library.folder(caller.user)
     with context.library.lend(caller.user) as db, SessionFile(folder, wait=False) as file:
         now = context.now_ms()
+        if hasty and graves.are_many(db, message.min_usn):
+            raise session.Long
         before = file.read()
         session.give_way(before, caller, now, force=take_over)
         found = header.read(db)
-        _unbury(db, found, now // 1000)
+        _unbury(db, found, now // 1000, hasty=hasty)
+        # Collected before the client's own deletions, which only legacy clients send here.
+        deleted = graves.since(db, message.min_usn)
         state = State(
             key=caller.session_key,
             device=caller.device,
@@ -50,15 +61,13 @@ def _open(context: Context, caller: Caller, message: Start, *, take_over: bool) 
             ended=session.ended(before, found.usn),
         )
         file.begin(state)
-        # Collected before the client's own deletions, which only legacy clients send here.
-        deleted = graves.since(db, message.min_usn)
         if message.graves is not None:
             file.append(Kind.GRAVES, message.graves)
             file.write(state)
         return deleted
 
 
-def _unbury(db: sqlite3.Connection, found: Header, now: int) -> None:
+def _unbury(db: sqlite3.Connection, found: Header, now: int, *, hasty: bool) -> None:
     """Brings buried cards back on a new day, as every client does before it syncs.
 
     Neither `mod` nor any usn changes by it, so it is no part of the sync that it precedes.
@@ -73,6 +82,8 @@ def _unbury(db: sqlite3.Connection, found: Header, now: int) -> None:
     lacks_hour = _ROLLOVER not in conf and conf.get("schedVer") != 1
     if not (is_new_day or lacks_hour):
         return
+    if hasty:
+        raise session.Long
     db.execute("BEGIN IMMEDIATE")
     if is_new_day:
         cards.unbury(db)
