@@ -25,7 +25,6 @@ import pytest
 import zstandard
 
 from tests.protocol.client import (
-    BOUNDARY,
     FORM_HEADERS,
     Client,
     Reply,
