@@ -26,6 +26,12 @@ def are_many(db: sqlite3.Connection, min_usn: int) -> bool:
     return found is not None
 
 
+def has_decks(db: sqlite3.Connection, min_usn: int) -> bool:
+    """Whether a deck was deleted since `min_usn`."""
+    found = db.execute("SELECT 1 FROM graves WHERE usn >= ? AND type = 2 LIMIT 1", (min_usn,))
+    return found.fetchone() is not None
+
+
 def bury(db: sqlite3.Connection, kind: int, ids: Iterable[int], usn: int) -> None:
     """Records deletions under `usn`.
 

@@ -54,7 +54,7 @@ def _exchange(context: Context, caller: Caller, received: Changes, *, hasty: boo
             now,
         )
         renamed_decks = make_way(
-            [deck for deck in received.decks if not _keeps_deck(db, deck, state)],
+            [deck for deck in received.decks if _takes_name(db, deck, state)],
             lambda name: _deck_id(decks.named(db, name)),
             lambda did: _existing_deck(db, did).name,
             gone,
@@ -131,10 +131,12 @@ def _accepted_notetypes(
     return accepted
 
 
-def _keeps_deck(db: sqlite3.Connection, deck: Deck, state: State) -> bool:
+def _takes_name(db: sqlite3.Connection, deck: Deck, state: State) -> bool:
+    """Whether the deck will be stored, under a name that it did not have before."""
     stored = decks.get(db, deck.id)
-    return stored is not None and server_keeps(
-        stored.mtime_secs, stored.usn, deck.mtime_secs, state.min_usn
+    return stored is None or not (
+        stored.name == deck.name
+        or server_keeps(stored.mtime_secs, stored.usn, deck.mtime_secs, state.min_usn)
     )
 
 

@@ -48,6 +48,7 @@ class Applying:
     notes: int = 0
     revlog: int = 0
     new_cards: int = 0
+    new_deck_names: bool = False
     sort_indexes: Mapping[int, int] = field(default_factory=dict)
 
 
@@ -146,19 +147,26 @@ def _apply_decks(applying: Applying, changes: JournaledChanges) -> None:
     db, usn = applying.db, applying.usn
     for own in changes.renamed_decks:
         decks.rename(db, own.id, own.name, mtime=own.mtime, usn=usn)
-    won = []
+    named = []
     for received in changes.decks:
         stored = decks.get(db, received.id)
-        if stored and server_keeps(
-            stored.mtime_secs, stored.usn, received.mtime_secs, applying.min_usn
-        ):
+        if stored is None:
+            named.append(received)
             continue
-        if stored:
-            decks.rename(db, stored.id, _aside(stored.id), mtime=stored.mtime_secs, usn=usn)
-        won.append(received if stored is None else deck.keep_unknown(stored, received))
-    for kept in won:
+        if server_keeps(stored.mtime_secs, stored.usn, received.mtime_secs, applying.min_usn):
+            continue
+        kept = msgspec.structs.replace(deck.keep_unknown(stored, received), usn=usn)
+        if kept.name == stored.name:
+            decks.replace(db, kept)
+            continue
+        # Out of the way of another one that takes its old name in this very sync.
+        decks.rename(db, stored.id, _aside(stored.id), mtime=stored.mtime_secs, usn=usn)
+        named.append(kept)
+    for kept in named:
         name = free_name(kept.name, partial(_deck_has, db, kept.id))
         decks.put(db, msgspec.structs.replace(kept, name=name, usn=usn))
+    if named or changes.renamed_decks:
+        applying.new_deck_names = True
 
 
 def _apply_deck_configs(applying: Applying, changes: JournaledChanges) -> None:

@@ -27,11 +27,13 @@ class Mended(msgspec.Struct, frozen=True):
     decks_added: int
 
 
-def mend(db: sqlite3.Connection, state: State, now_ms: int, *, new_cards: int) -> Mended | None:
+def mend(
+    db: sqlite3.Connection, state: State, now_ms: int, *, new_cards: int, new_deck_names: bool
+) -> Mended | None:
     """Repairs what the sync in `state`, applied and checked, broke or left broken.
 
-    `new_cards` is how many the sync added, whatever it deleted. Returns None if there was
-    nothing to repair.
+    `new_cards` is how many the sync added, whatever it deleted; `new_deck_names` whether a
+    deck was added or renamed. Returns None if there was nothing to repair.
     """
     usn, now = state.usn + 1, now_ms // 1000
     surplus = set(cards.of_deleted_notes(db, state.min_usn))
@@ -39,7 +41,7 @@ def mend(db: sqlite3.Connection, state: State, now_ms: int, *, new_cards: int) -
         surplus.update(cards.twins(db, min_usn=state.min_usn, usn=state.usn))
     found = cards.without_deck(db, min_usn=state.min_usn, usn=state.usn)
     homeless = [card for card in found if card not in surplus]
-    orphaned = decks.changed_since(db, min_usn=state.min_usn, usn=state.usn)
+    orphaned = new_deck_names or graves.has_decks(db, state.min_usn)
     parents = list(_missing_parents(decks.names(db))) if orphaned else []
     if not (surplus or homeless or parents):
         return None

@@ -72,7 +72,7 @@ def apply_and_commit(
             brought.forget(file.folder, state)
         file.write(msgspec.structs.replace(state, closed=True))
         return after
-    _commit(db, file, state, found, after, now_ms, new_cards=applied.new_cards)
+    _commit(db, file, state, found, after, now_ms, applied)
     return after
 
 
@@ -83,13 +83,18 @@ def _commit(
     found: Header,
     after: Counts,
     now_ms: int,
-    *,
-    new_cards: int,
+    applied: commit.Applying,
 ) -> None:
     # Later than before even if the clock went back: equal would read as "no changes".
     told = max(now_ms, found.mod + 1)
     usn, mod = state.usn + 1, told
-    mended = mending.mend(db, state, now_ms, new_cards=new_cards)
+    mended = mending.mend(
+        db,
+        state,
+        now_ms,
+        new_cards=applied.new_cards,
+        new_deck_names=applied.new_deck_names,
+    )
     if mended:
         usn, mod = usn + 1, mod + 1
     header.set_synced(db, mod=mod, ls=told, usn=usn)
