@@ -64,12 +64,14 @@ def _is_filtered(value: Any) -> bool:
     return value if type(value) is bool else UINT8(value) == 1
 
 
+_INT64_OR_0 = lenient(INT64, 0)
+
+
 def _day_and_amount(value: Any) -> tuple[int, int]:
     """The last two elements; 0 for what is no integer of 64 bits or is not there."""
     if type(value) is not list:
         raise Unfit("expected a list")
-    integer = lenient(INT64, 0)
-    day, amount = map(integer, [0, 0, *value][-2:])
+    day, amount = map(_INT64_OR_0, value[-2:] if len(value) > 1 else [0, 0, *value][-2:])
     return wrapped_int32(day), wrapped_int32(amount)
 
 

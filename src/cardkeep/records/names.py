@@ -8,6 +8,7 @@ so that a deck sorts right before its children.
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 
 _NATIVE_SEPARATOR = "\x1f"
 _HUMAN_SEPARATOR = "::"
@@ -23,6 +24,7 @@ _WHITE_SPACE = (
 )
 
 
+@lru_cache(maxsize=2048)
 def deck_native(human: str) -> str:
     """The name as the table holds it, every level cleaned: `a:: b` is `a` U+001F `b`."""
     return _NATIVE_SEPARATOR.join(map(_deck_part, human.split(_HUMAN_SEPARATOR)))
