@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -63,6 +64,8 @@ def serve(
     """
     status = 1
     try:
+        # A thread at work gives way to the event loop after this, not after 5 ms.
+        sys.setswitchinterval(0.001)
         application = build()
         if ready is not None:
             ready()

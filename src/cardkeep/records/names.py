@@ -24,10 +24,18 @@ _WHITE_SPACE = (
 )
 
 
-@lru_cache(maxsize=2048)
 def deck_native(human: str) -> str:
     """The name as the table holds it, every level cleaned: `a:: b` is `a` U+001F `b`."""
+    # The same few names come with every sync; long ones are not worth remembering.
+    return _remembered(human) if len(human) <= _SHORT else _native(human)
+
+
+def _native(human: str) -> str:
     return _NATIVE_SEPARATOR.join(map(_deck_part, human.split(_HUMAN_SEPARATOR)))
+
+
+_SHORT = 200
+_remembered = lru_cache(maxsize=2048)(_native)
 
 
 def deck_human(native: str) -> str:
