@@ -248,3 +248,55 @@ def test_the_client_is_killed(
             pair.change_both(f"{step} 2")
             pair.assert_same_numbers()
     pair.assert_nothing_lost()
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_the_server_is_killed_at_an_upload(
+    own_server: Server, tmp_path: Path, release: str, side: str
+) -> None:
+    """The account has the old collection or the new one, whole, and no device is stuck."""
+    with account_on(own_server, tmp_path / "account") as account, Proxy(own_server.port) as proxy:
+        device, other = account.in_sync(release, "24.11")
+        old = device.add_note("old", "")
+        account.settle()
+        new = device.add_note("new", "")
+        device.through(proxy.url)
+        proxy.when("upload", **{side: own_server.kill})
+        with contextlib.suppress(ClientError):
+            device.upload()
+        own_server.start()
+        proxy.well_again()
+        held = [int(note) for note in account.contents()["notes"]]
+        assert held == ([old] if side == "before" else [old, new])
+        device.upload()
+        assert other.asks_for() in ("full", "download")
+        other.download()
+        assert other.notes() == [old, new]
+        account.assert_converged()
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize("method", ["uploadChanges", "downloadFiles", "mediaChanges"])
+def test_the_server_is_killed_at_a_media_sync(
+    own_server: Server, tmp_path: Path, release: str, method: str, side: str
+) -> None:
+    """Every file is on every device after the next media sync."""
+    with account_on(own_server, tmp_path / "account") as account, Proxy(own_server.port) as proxy:
+        device, other = account.device(release), account.device("24.11")
+        for n in range(30):
+            other.add_media(f"other {n}", b"o%d" % n)
+        other.sync_media()
+        for n in range(60):
+            device.add_media(f"own {n}", b"%d" % n)
+        device.through(proxy.url)
+        killed = proxy.when(method, **{side: own_server.kill})
+        with pytest.raises(ClientError):
+            device.sync_media()
+        assert killed.happened.is_set()
+        own_server.start()
+        proxy.well_again()
+        for _ in range(2):
+            device.sync_media()
+            other.sync_media()
+        assert len(device.media()) == 90
+        assert device.media() == other.media()
