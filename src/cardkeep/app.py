@@ -23,11 +23,11 @@ from cardkeep.sync.context import Context
 from cardkeep.sync.steps import Steps
 from cardkeep.web.pages import pages
 
-# Each kind of work has threads of its own, so that none can fill up another's. Steps of a
-# sync are milliseconds; whole collections are many of them; hashing is slow on purpose and
-# bounded by the accounts themselves too.
-_SHORT_THREADS = 4
-_LONG_THREADS = 3
+# Each kind of work has threads of its own, so that none can fill up another's. Most steps of a
+# sync are milliseconds, but the commit of a large one is a second; whole collections are several;
+# hashing is slow on purpose and bounded by the accounts themselves too.
+_SHORT_THREADS = 12
+_LONG_THREADS = 6
 _HASHING_THREADS = 2
 
 

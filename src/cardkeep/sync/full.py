@@ -32,7 +32,7 @@ async def upload(context: Context, caller: Caller, message: Upload) -> UploadAcc
     def attempt(take_over: bool) -> None:
         _replace(context, caller, message, take_over=take_over)
 
-    await session.when_free(context, attempt)
+    await session.when_free(context, attempt, long=True)
     context.library.settle(caller.user)
     return UploadAccepted()
 
@@ -59,7 +59,7 @@ async def download(context: Context, caller: Caller, message: Download) -> Colle
     def attempt(take_over: bool) -> ByteSource:
         return _take(context, caller, take_over=take_over)
 
-    return CollectionFile(await session.when_free(context, attempt))
+    return CollectionFile(await session.when_free(context, attempt, long=True))
 
 
 def _take(context: Context, caller: Caller, *, take_over: bool) -> ByteSource:

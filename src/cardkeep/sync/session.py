@@ -58,17 +58,19 @@ async def soon(context: Context, user: str, work: Callable[..., T]) -> T:
     return await context.run(partial(work, hasty=False))
 
 
-async def when_free(context: Context, attempt: Callable[[bool], T]) -> T:
+async def when_free(context: Context, attempt: Callable[[bool], T], *, long: bool = False) -> T:
     """Runs `attempt` in a worker thread until it does not raise Busy.
 
-    It is told whether the time of waiting is over and a live sync may be taken over.
+    It is told whether the time of waiting is over and a live sync may be taken over. What
+    takes as long as a collection is large is `long`, and does not fill the threads of others.
     Raises Unavailable if the user's lock is not to be had even then.
     """
     began = time.monotonic()
+    run = context.run_long if long else context.run
     while True:
         waited = time.monotonic() - began
         try:
-            return await context.run(attempt, waited >= TAKE_OVER_AFTER)
+            return await run(attempt, waited >= TAKE_OVER_AFTER)
         except (Busy, Locked):
             if waited >= _GIVE_UP_AFTER:
                 raise Unavailable("another sync of this user does not come to its end") from None
