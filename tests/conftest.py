@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from tests.servers import Server, running
+from tests.servers import USERS, Server, running
 
 SERVERS = ("cardkeep", "official")
 LOG_SHOWN = 4000
@@ -58,17 +58,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, object, object]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Shows the end of the server's log with each failure."""
     report = yield
-    server = getattr(item, "funcargs", {}).get("server")
-    if getattr(report, "failed", False) and isinstance(server, Server):
-        report.sections.append((f"log of {server.kind}", server.log()[-LOG_SHOWN:]))  # type: ignore[attr-defined]
+    if report.failed:
+        for thing in getattr(item, "funcargs", {}).values():
+            if isinstance(thing, Server):
+                report.sections.append((f"log of {thing.kind}", thing.log()[-LOG_SHOWN:]))
     return report
 
 
 @pytest.fixture(scope="module")
-def server(server_kind: str) -> Iterator[Server]:
-    """One server for the module; each test takes an account of its own."""
-    with running(server_kind, users=12) as started:
+def shared_server(server_kind: str) -> Iterator[Server]:
+    """One server for the module."""
+    with running(server_kind, users=USERS) as started:
         yield started
+
+
+@pytest.fixture
+def server(shared_server: Server) -> Server:
+    """The module's server; each test takes accounts of its own, with `next_user`."""
+    shared_server.renew_users()
+    return shared_server

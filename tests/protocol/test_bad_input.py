@@ -903,14 +903,15 @@ def _rows(path: Path) -> dict[str, list[Any]]:
 
 
 @pytest.fixture(scope="module")
-def server(server_kind: str) -> Iterator[Server]:
+def limited_server(server_kind: str) -> Iterator[Server]:
     """A server whose limits are low enough to be passed quickly."""
     with running(server_kind, environment=LIMITS) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def prepared(server: Server) -> Prepared:
+def prepared(limited_server: Server) -> Prepared:
+    server = limited_server
     user = server.next_user()
     client = Client(server.port).login(user, PASSWORD)
     assert client.upload(uploadable()) == "OK"
