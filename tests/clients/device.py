@@ -86,6 +86,7 @@ class Driver:
             env={**os.environ, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "PYTHONPATH": ""},
         )
         self._killed = False
+        self.unanswered = 0
         self._answers: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -104,6 +105,7 @@ class Driver:
             self._process.stdin.flush()
         except BrokenPipeError:
             raise Gone(self.release) from None
+        self.unanswered += 1
         return Answer(self)
 
     def next_answer(self, timeout: float) -> Json:
@@ -116,6 +118,7 @@ class Driver:
             ) from None
         if not line:
             raise Gone(f"{self.release}\n{self._tail()}")
+        self.unanswered -= 1
         answer: Json = json.loads(line)
         return answer
 
@@ -225,6 +228,9 @@ class Device:
 
     def close(self) -> None:
         """Ends the client; its process is lent to others afterwards."""
+        if self._driver.unanswered:
+            # A failed test did not wait for it; nobody else is to get its answer.
+            self._driver.kill()
         if self._driver.alive:
             try:
                 self._driver.do("close")
