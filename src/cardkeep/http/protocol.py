@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""uvicorn's HTTP protocol, with the head of an answer and its body in one write.
+"""uvicorn's HTTP protocol, with bounded heads, and head and body of an answer in one write.
 
 An ASGI answer comes in at least two messages, and uvicorn writes each as it comes. For the
 small answers of a sync the second write costs as much as making the answer.
@@ -10,9 +10,53 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from cardkeep.http.errors import logger
+
+# Web servers take 8 to 64 KiB; a client of ours sends some 300 bytes.
+MOST_HEAD = 64 * 1024
+
 
 class CorkedProtocol(HttpToolsProtocol):
-    """Writes through a `CorkedTransport`."""
+    """Writes through a `CorkedTransport`, and reads heads up to MOST_HEAD bytes."""
+
+    _head_size = 0
+    _in_head = False
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._head_size = 0
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header is complete. What is raised here is answered with 400."""
+        self._head_size += len(name) + len(value)
+        if self._head_size > MOST_HEAD:
+            self._log_too_large()
+            raise ValueError("the head of the request is too large")
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head is complete."""
+        self._in_head = False
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came. A head that does not end is not gathered without end."""
+        super().data_received(data)
+        if self._in_head:
+            self._head_size += len(data)
+            if self._head_size > MOST_HEAD and not self.transport.is_closing():
+                self._log_too_large()
+                self.send_400_response("Invalid HTTP request received.")
+
+    def _log_too_large(self) -> None:
+        address = self.client[0] if self.client else "-"
+        logger.warning(
+            "refused - address=%s status=400: the head of the request has more than %d bytes",
+            address,
+            MOST_HEAD,
+        )
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client connected."""

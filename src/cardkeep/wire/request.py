@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from cardkeep import messages
+from cardkeep.errors import TooLarge
 from cardkeep.wire import collection_json, media_json
 from cardkeep.wire.json_values import JsonText
 
@@ -75,9 +76,18 @@ class Head:
     client: str
 
 
+#: Values in one payload. Each takes some 60 bytes of memory and few of text; rows of a client
+#: have some 20 values, a chunk some 250 rows.
+MOST_VALUES = 1_500_000
+_SMALL = 1024 * 1024
+
+
 def read_json(method: Method, payload: JsonText) -> messages.ClientMessage:
     """The message in the payload of a JSON method; no payload at all stands for `{}`.
 
     Raises BadRequest, and UnsupportedVersion for a `meta` of another protocol.
     """
+    # Commas within texts count too, which does no harm: a text is seldom all commas.
+    if len(payload) > _SMALL and payload.count(b",") > MOST_VALUES:
+        raise TooLarge(f"{method.name}: more than {MOST_VALUES} values", "none: it is fixed")
     return _READERS[method.message](payload or b"{}")
