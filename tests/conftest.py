@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Options and fixtures that all tests share.
 
-``--server`` chooses what the protocol and client suites run against, ``--long`` adds the tests
-that only `make test-long` runs (``-m long`` runs those alone).
+``--server`` chooses what the protocol and client suites run against; ``--long`` adds the tests
+that only `make test-long` runs (``-m long`` runs those alone), and has hypothesis draw new
+examples.
 """
 
 from collections.abc import Generator, Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.servers import USERS, Server, running
 
@@ -29,6 +31,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "official_fails(why): a promise of cardkeep that the official server does not keep",
     )
+    # The same examples in every `make test`, so that a change is judged by what it changed; new
+    # ones with --long. How long one takes is no matter: machines are slow at times.
+    settings.register_profile("same", deadline=None, derandomize=True, database=None)
+    settings.register_profile("new", deadline=None, print_blob=True)
+    settings.load_profile("new" if config.getoption("--long") else "same")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -128,5 +128,5 @@ def _memory() -> Path | None:
     return memory if memory.is_dir() else None
 
 
-Media.TestCase.settings = settings(max_examples=40, stateful_step_count=15, deadline=None)
+Media.TestCase.settings = settings(max_examples=40, stateful_step_count=15)
 TestMedia = Media.TestCase

@@ -59,13 +59,23 @@ def test_parents_come_longest_first() -> None:
     assert list(tag_parents("a:b")) == []
 
 
-@given(NAMES)
+@given(st.lists(NAMES.map(lambda level: level.replace(":", ""))).map("::".join))
 def test_cleaned_names_stay_as_they_are(name: str) -> None:
-    """Cleaning twice is cleaning once, for decks and for tags."""
+    """Cleaning twice is cleaning once, for decks and for tags.
+
+    Levels without colons: where cleaning takes out what stood between two, they make a new
+    separator, on the official server too (see the next test).
+    """
     native = deck_native(name)
     assert deck_native(deck_human(native)) == native
     tag = normalized_tag(name)
     assert normalized_tag(tag) == tag
+
+
+def test_colons_that_cleaning_brings_together_stay_in_their_level() -> None:
+    """A name is split before its levels are cleaned, and not again."""
+    assert deck_native("a:\n:b") == "a::b"
+    assert normalized_tag("a: :\x85") == "a::"
 
 
 @given(NAMES)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cardkeep.errors import BadRequest
@@ -71,7 +71,6 @@ def test_unpacking_byte_by_byte(payload: bytes, unpacker: type[Unpacker], packed
     assert unpacked(unpacker(), pieces(packed(payload), 1)) == payload
 
 
-@settings(deadline=None)
 @given(
     chunks=st.lists(
         st.tuples(st.sampled_from([b"\0", b"ab", b"\x80", NOISE[:999]]), st.integers(0, 3000))
@@ -105,7 +104,6 @@ def test_any_zstd_frame_in_any_pieces(
         unpacked(Zstd(), [*parts[:-1], parts[-1][:-1]])
 
 
-@settings(deadline=None)
 @given(payload=st.binary(max_size=3000), cuts=st.lists(st.integers(0, 3000), max_size=15))
 def test_any_gzip_member_in_any_pieces(payload: bytes, cuts: list[int]) -> None:
     """The same for gzip."""

@@ -5,7 +5,7 @@ import itertools
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cardkeep.errors import BadRequest, UnsupportedVersion
@@ -187,7 +187,6 @@ def test_a_value_that_looks_like_a_boundary_is_a_value() -> None:
         assert read_form(pieces(body, size))[1] == data
 
 
-@settings(deadline=None)
 @given(
     data=st.binary(max_size=3000),
     values=st.dictionaries(
