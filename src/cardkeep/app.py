@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cardkeep.accounts.store import AccountStore
+from cardkeep.backups import retention, shrink
+from cardkeep.backups.keeper import Keeper
 from cardkeep.collection.library import Library
 from cardkeep.http import asgi
 from cardkeep.http.application import Application as HttpApplication
@@ -56,18 +58,63 @@ def spool_folder(settings: Settings) -> Path:
     return folder
 
 
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What a data folder holds, opened for a server or a command."""
+
+    library: Library
+    media: MediaStore
+    keeper: Keeper
+    spool: Path
+
+    def close(self) -> None:
+        """Closes everything."""
+        self.keeper.close()
+        self.library.close()
+        self.media.close()
+
+
+def open_stores(settings: Settings) -> Stores:
+    """The collections, media and kept copies below the data folder."""
+    spool = spool_folder(settings)
+    library = Library(settings.folder, now_ms=now_ms)
+    media = MediaStore(settings.folder)
+    keeper = Keeper(
+        library,
+        media,
+        spool,
+        retention.Rules(
+            newest=settings.keep_newest,
+            days=settings.keep_days,
+            weeks=settings.keep_weeks,
+            months=settings.keep_months,
+            destructive_days=settings.keep_destructive_days,
+            most_bytes=settings.keep_size or 0,
+        ),
+        now_ms=now_ms,
+        daily=settings.daily_copy,
+    )
+    return Stores(library, media, keeper, spool)
+
+
 def build(settings: Settings) -> Application:
     """The whole server, but for sockets and processes."""
     accounts = open_accounts(settings)
-    spool = spool_folder(settings)
-    library = Library(settings.folder, now_ms=_now_ms)
-    media = MediaStore(settings.folder)
+    stores = open_stores(settings)
     context = Context(
         accounts=accounts,
-        library=library,
-        media=media,
-        spool=spool,
-        now_ms=_now_ms,
+        library=stores.library,
+        media=stores.media,
+        keeper=stores.keeper,
+        losses=shrink.Rules(
+            guard=shrink.Guard(settings.shrink_guard),
+            upload_percent=settings.shrink_percent,
+            upload_least=settings.shrink_least,
+            deletion_percent=settings.deletion_percent,
+            deletion_least=settings.deletion_least,
+        ),
+        spool=stores.spool,
+        now_ms=now_ms,
         short=ThreadPoolExecutor(_SHORT_THREADS, thread_name_prefix="sync"),
         long=ThreadPoolExecutor(_LONG_THREADS, thread_name_prefix="long"),
         hashing=ThreadPoolExecutor(_HASHING_THREADS, thread_name_prefix="login"),
@@ -78,8 +125,7 @@ def build(settings: Settings) -> Application:
         routes.close()
         for threads in (context.short, context.long, context.hashing):
             threads.shutdown(wait=False, cancel_futures=True)
-        library.close()
-        media.close()
+        stores.close()
         accounts.close()
 
     application = HttpApplication(
@@ -88,7 +134,8 @@ def build(settings: Settings) -> Application:
     return Application(application, close)
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
+    """The clock, in ms since 1970."""
     return time.time_ns() // 1_000_000
 
 

@@ -16,6 +16,8 @@
     │   └── NotAccepted            whole-collection or media refusals that carry words
     │                              which the client shows to its user
     ├── Unavailable                try again later (stopping, locked by another program)
+    ├── CopyError                  a kept copy cannot be made, read or changed; a sentence
+    │   └── NoSuchCopy             there is none of that id
     ├── SettingsError              a setting that cannot be used: key, value, source
     └── AccountError               a user or device cannot be made or changed; a sentence
         └── UserExists             there is one of that name
@@ -90,6 +92,14 @@ class NotAccepted(Refused):
 
 class Unavailable(CardkeepError):
     """The server cannot do it now; trying again later helps."""
+
+
+class CopyError(CardkeepError):
+    """A kept copy cannot be made, read or changed; the text is a sentence for the operator."""
+
+
+class NoSuchCopy(CopyError):
+    """There is no kept copy of that id."""
 
 
 class SettingsError(CardkeepError):

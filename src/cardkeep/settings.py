@@ -125,6 +125,16 @@ def _level(text: str) -> str:
     return text.casefold()
 
 
+def _guard(text: str) -> str:
+    if text.casefold() not in {"off", "warn", "refuse"}:
+        raise ValueError
+    return text.casefold()
+
+
+def _size_or_none(text: str) -> int:
+    return 0 if text == "0" else _size(text)
+
+
 def _url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
@@ -145,6 +155,11 @@ IP_HEADER = Kind(
     _ip_header,
 )
 LEVEL = Kind("debug, info, warning or error", "LEVEL", _level)
+COUNT = Kind("a number from 0 to 100000", "N", _number(0, 100_000))
+DAYS = Kind("a number of days from 0 to 36500", "DAYS", _number(0, 36_500))
+PERCENT = Kind("a number from 0 to 100", "PERCENT", _number(0, 100))
+ROOM = Kind("a size in MiB, one with a unit such as 2G, or 0", "SIZE", _size_or_none)
+GUARD = Kind("off, warn or refuse", "GUARD", _guard)
 URL = Kind("an address such as https://anki.example.org/", "URL", _url)
 
 
@@ -260,6 +275,81 @@ class Settings:
         ("CARDKEEP_MAX_MEDIA_ZIP",),
         "Largest zip of media files in one request, packed and unpacked. Clients stop at the "
         "file that passes 2.5 MiB, so one file may be above it.",
+    )
+    daily_copy: bool = _setting(
+        BOOLEAN,
+        "true",
+        ("CARDKEEP_DAILY_COPY",),
+        "Keep a copy of each collection before the first sync of a day that changes it.",
+    )
+    keep_newest: int = _setting(
+        COUNT,
+        "10",
+        ("CARDKEEP_KEEP_NEWEST",),
+        "How many of the newest copies of a user are kept, whatever their age.",
+    )
+    keep_days: int = _setting(
+        COUNT,
+        "14",
+        ("CARDKEEP_KEEP_DAYS",),
+        "For how many days the last copy of each day is kept.",
+    )
+    keep_weeks: int = _setting(
+        COUNT,
+        "8",
+        ("CARDKEEP_KEEP_WEEKS",),
+        "For how many weeks the last copy of each week is kept.",
+    )
+    keep_months: int = _setting(
+        COUNT,
+        "12",
+        ("CARDKEEP_KEEP_MONTHS",),
+        "For how many months the last copy of each month is kept.",
+    )
+    keep_destructive_days: int = _setting(
+        DAYS,
+        "30",
+        ("CARDKEEP_KEEP_DESTRUCTIVE_DAYS",),
+        "How long a copy is kept that was taken before a step which replaced or deleted much.",
+    )
+    keep_size: int = _setting(
+        ROOM,
+        "4G",
+        ("CARDKEEP_KEEP_SIZE",),
+        "Most room that the copies of one user take; the oldest go first, but never pinned ones or "
+        "the newest three. 0: no bound.",
+    )
+    shrink_guard: str = _setting(
+        GUARD,
+        "warn",
+        ("CARDKEEP_SHRINK_GUARD",),
+        "What happens to an upload that holds far less than what it replaces. warn: it is taken, "
+        "the copy of what was there is pinned, and the user is told. refuse: it is refused in "
+        "words, unless `cardkeep snapshot allow` allowed it. off: nothing of this.",
+    )
+    shrink_percent: int = _setting(
+        PERCENT,
+        "50",
+        ("CARDKEEP_SHRINK_PERCENT",),
+        "An upload holds far less if it has less than this share of the stored cards or reviews…",
+    )
+    shrink_least: int = _setting(
+        COUNT,
+        "100",
+        ("CARDKEEP_SHRINK_LEAST",),
+        "…and at least this many fewer.",
+    )
+    deletion_percent: int = _setting(
+        PERCENT,
+        "20",
+        ("CARDKEEP_DELETION_PERCENT",),
+        "A copy is kept before a sync that deletes more than this share of the notes or cards…",
+    )
+    deletion_least: int = _setting(
+        COUNT,
+        "100",
+        ("CARDKEEP_DELETION_LEAST",),
+        "…and more than this many.",
     )
     log_level: str = _setting(
         LEVEL,

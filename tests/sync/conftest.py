@@ -15,6 +15,8 @@ from typing import Any, cast
 import pytest
 
 from cardkeep.accounts.store import AccountStore
+from cardkeep.backups import retention, shrink
+from cardkeep.backups.keeper import Keeper
 from cardkeep.collection import counts, database, notetypes
 from cardkeep.collection.library import Library
 from cardkeep.media.store import MediaStore
@@ -185,10 +187,13 @@ def world(tmp_path: Path) -> Iterator[World]:
         library = Library(base, now_ms=clock)
         media = MediaStore(base)
         accounts = AccountStore(base)
+        keeper = Keeper(library, media, spool, retention.Rules(), now_ms=clock)
         context = Context(
             accounts=accounts,
             library=library,
             media=media,
+            keeper=keeper,
+            losses=shrink.Rules(),
             spool=spool,
             now_ms=clock,
             short=threads,
@@ -198,6 +203,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         with library.lend(USER):
             pass
         yield World(context, clock)
+        keeper.close()
         library.close()
         media.close()
         accounts.close()

@@ -17,6 +17,7 @@ COMMANDS = {
     "serve": ("cardkeep.cli.serve", "serve"),
     "user": ("cardkeep.cli.user", "user"),
     "device": ("cardkeep.cli.device", "device"),
+    "snapshot": ("cardkeep.cli.snapshot", "snapshot"),
 }
 GROUP_FLAGS = {"--help", "-h", "--version"}
 

@@ -18,7 +18,7 @@ from cardkeep import settings
 from cardkeep.accounts.names import check_name
 from cardkeep.accounts.store import AccountStore
 from cardkeep.cli.options import options
-from cardkeep.errors import SettingsError, UserExists
+from cardkeep.errors import AccountError, SettingsError, UserExists
 
 PASSWORD_ENVIRONMENT = "CARDKEEP_PASSWORD"  # noqa: S105 - the name of a variable
 
@@ -31,14 +31,25 @@ def user() -> None:
 @contextlib.contextmanager
 def opened(config: str | None, folder: str | None) -> Iterator[AccountStore]:
     """The accounts of the folder that a server with the same settings would serve."""
-    base = settings.load({"config": config, "folder": folder}).folder
+    with contextlib.closing(_store(settings.load({"config": config, "folder": folder}))) as store:
+        yield store
+
+
+def existing(loaded: settings.Settings, name: str) -> str:
+    """The folder's name of a user who has an account, or at least a folder. Raises AccountError."""
+    name = check_name(name)
+    with contextlib.closing(_store(loaded)) as store:
+        known = any(entry.name == name for entry in store.users())
+    if not known and not (loaded.folder / name).is_dir():
+        raise AccountError(f"there is no user {name}")
+    return name
+
+
+def _store(loaded: settings.Settings) -> AccountStore:
+    base = loaded.folder
     if not base.is_dir():
         raise SettingsError(f"folder: {str(base)!r} is no folder; expected the server's")
-    store = AccountStore(base)
-    try:
-        yield store
-    finally:
-        store.close()
+    return AccountStore(base)
 
 
 password_file = click.option(

@@ -39,6 +39,26 @@ class UserFolder:
         """The number of rows of each kind, and the state for which they hold."""
         return self.ours / "counts"
 
+    @cached_property
+    def snapshots(self) -> Path:
+        """The kept copies, a folder each."""
+        return self.ours / "snapshots"
+
+    @cached_property
+    def copied(self) -> Path:
+        """Empty; its time is when a copy was last kept."""
+        return self.ours / "copied"
+
+    @cached_property
+    def notice(self) -> Path:
+        """What the user is still to be told through the protocol."""
+        return self.ours / "notice"
+
+    @cached_property
+    def allowance(self) -> Path:
+        """Empty; while it is there and young, one upload may lose much."""
+        return self.ours / "upload-allowed"
+
     def brought(self, device: str) -> Path:
         """The reviews that the last sync of an old client brought."""
         return self.ours / f"brought-{device}"

@@ -38,3 +38,8 @@ def set_synced(db: sqlite3.Connection, *, mod: int, ls: int, usn: int) -> None:
 def set_crt(db: sqlite3.Connection, crt: int) -> None:
     """Takes over the client's creation day, in s."""
     db.execute("UPDATE col SET crt = ?", (crt,))
+
+
+def set_replaced(db: sqlite3.Connection, *, now: int, usn: int) -> None:
+    """Makes a collection one that no device has: each asks its user for the direction."""
+    db.execute("UPDATE col SET mod = ?, scm = ?, ls = ?, usn = ?", (now, now, now, usn))

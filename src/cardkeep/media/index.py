@@ -245,6 +245,18 @@ def stored_files(connection: sqlite3.Connection) -> Iterator[list[tuple[str, Fin
         last = rows[-1][0]
 
 
+def listing(connection: sqlite3.Connection) -> Iterator[tuple[str, Fingerprint]]:
+    """All files that are not deleted, by name, as they are in one state of the index."""
+    connection.execute("BEGIN")
+    try:
+        for name, sha1, size in connection.execute(
+            "SELECT fname, csum, size FROM media WHERE size > 0 ORDER BY fname"
+        ):
+            yield name, Fingerprint(sha1, size)
+    finally:
+        connection.execute("COMMIT")
+
+
 def count_files(connection: sqlite3.Connection) -> int:
     """The number of files that are not deleted, from the rows themselves."""
     count: int = connection.execute("SELECT count(*) FROM media WHERE size > 0").fetchone()[0]

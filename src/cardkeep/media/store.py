@@ -82,6 +82,15 @@ class MediaStore:
         except NoIndexError:
             return []
 
+    def listing(self, user: str) -> Iterator[tuple[str, str, int]]:
+        """Name, SHA-1 in hex and bytes of every file that is not deleted, in one state."""
+        try:
+            with self._connections.lend(user) as connection:
+                for name, bytes_ in index.listing(connection):
+                    yield name, bytes_.sha1.hex(), bytes_.size
+        except NoIndexError:
+            return
+
     def sanity(self, user: str, count: int) -> bool:
         """Whether the client has as many files as the index lists (9.5).
 

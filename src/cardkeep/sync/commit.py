@@ -37,7 +37,8 @@ from cardkeep.sync.renames import free_name
 class Applying:
     """A journal on its way into the collection.
 
-    The numbers are of rows gained, but for `new_cards`, which leaves out deleted ones.
+    The numbers are of rows gained, but for `new_cards`, which leaves out deleted ones, and for
+    those that were deleted.
     """
 
     db: sqlite3.Connection
@@ -48,6 +49,8 @@ class Applying:
     notes: int = 0
     revlog: int = 0
     new_cards: int = 0
+    notes_deleted: int = 0
+    cards_deleted: int = 0
     new_deck_names: bool = False
     sort_indexes: Mapping[int, int] = field(default_factory=dict)
 
@@ -67,8 +70,12 @@ def apply(db: sqlite3.Connection, file: SessionFile, state: State, now: int) -> 
 def _apply_graves(applying: Applying, body: bytes) -> None:
     deleted = journal.graves(body)
     db, usn = applying.db, applying.usn
-    applying.notes -= notes.delete(db, deleted.notes)
-    applying.cards -= cards.delete(db, deleted.cards)
+    notes_deleted = notes.delete(db, deleted.notes)
+    cards_deleted = cards.delete(db, deleted.cards)
+    applying.notes -= notes_deleted
+    applying.cards -= cards_deleted
+    applying.notes_deleted += notes_deleted
+    applying.cards_deleted += cards_deleted
     decks.delete(db, deleted.decks)
     graves.bury(db, graves.NOTE, deleted.notes, usn)
     graves.bury(db, graves.CARD, deleted.cards, usn)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from cardkeep.accounts.store import AccountStore
+from cardkeep.backups import shrink
+from cardkeep.backups.keeper import Keeper
 from cardkeep.collection.library import Library
 from cardkeep.media.store import MediaStore
 
@@ -24,6 +26,8 @@ class Context:
     accounts: AccountStore
     library: Library
     media: MediaStore
+    keeper: Keeper
+    losses: shrink.Rules
     spool: Path
     now_ms: Callable[[], int]
     short: Executor

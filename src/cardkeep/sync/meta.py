@@ -3,6 +3,7 @@
 
 import sqlite3
 
+from cardkeep.backups import notice
 from cardkeep.collection import config, header
 from cardkeep.errors import UnsupportedVersion
 from cardkeep.messages import Caller, Meta, MetaAnswer
@@ -35,14 +36,17 @@ def _look(context: Context, caller: Caller, message: Meta) -> MetaAnswer:
     with context.library.lend(caller.user) as db:
         mod, scm, usn, empty = header.summary(db)
         hindrance = _hindrance(db, message.version)
+    now_ms = context.now_ms()
+    folder = context.library.folder(caller.user)
+    words = hindrance or notice.tell(folder, caller.device, caller.session_key, now_ms)
     return MetaAnswer(
         mod=mod,
         scm=scm,
         usn=usn,
-        now=context.now_ms() // 1000,
+        now=now_ms // 1000,
         media_usn=context.media.last_usn(caller.user),
         empty=empty,
-        message=hindrance,
+        message=words,
         proceed=not hindrance,
     )
 

@@ -5,12 +5,15 @@ import sqlite3
 
 import msgspec
 
+from cardkeep.backups import shrink
+from cardkeep.backups.snapshot import Reason
 from cardkeep.collection import counts, header
 from cardkeep.collection.header import Header
 from cardkeep.collection.session_file import SessionFile, State
 from cardkeep.errors import BadRequest, Conflict
 from cardkeep.messages import Caller, Counts, SanityAnswer, SanityCheck
 from cardkeep.sync import brought, commit, mending, session
+from cardkeep.sync.causes import cause
 from cardkeep.sync.context import Context
 
 
@@ -32,13 +35,14 @@ def _check(context: Context, caller: Caller, message: SanityCheck) -> SanityAnsw
             # A legacy client whose own check failed says so.
             file.write(msgspec.structs.replace(state, closed=True))
             return SanityAnswer(ok=False)
-        server = apply_and_commit(context, db, file, state, expected=message.counts)
+        server = apply_and_commit(context, caller, db, file, state, expected=message.counts)
     context.library.settle(caller.user)
     return SanityAnswer(ok=server == message.counts, client=message.counts, server=server)
 
 
 def apply_and_commit(
     context: Context,
+    caller: Caller,
     db: sqlite3.Connection,
     file: SessionFile,
     state: State,
@@ -50,16 +54,16 @@ def apply_and_commit(
     Returns the server's counts, before any mending. What was committed is on disk when
     this returns (WAL, synchronous=FULL).
     """
+    context.keeper.daily(caller.user, db, cause(caller, Reason.DAILY))
     now_ms = context.now_ms()
-    db.execute("BEGIN IMMEDIATE")
-    found = header.read(db)
-    if (found.usn, found.mod, found.scm) != (state.usn, state.mod, state.scm):
-        raise Conflict("the collection changed since this sync began")
-    before = counts.kept(file.folder, found) or counts.count(db)
-    try:
-        applied = commit.apply(db, file, state, now_ms // 1000)
-    except sqlite3.IntegrityError as error:
-        raise BadRequest(f"the changes do not fit together: {error}") from error
+    found, before, applied = _apply(db, file, state, now_ms)
+    if shrink.sync_deletes_much(
+        before, notes=applied.notes_deleted, cards=applied.cards_deleted, rules=context.losses
+    ):
+        # Rare, so nobody else pays for knowing it in advance.
+        db.execute("ROLLBACK")
+        context.keeper.before(caller.user, db, cause(caller, Reason.DELETION))
+        found, before, applied = _apply(db, file, state, now_ms)
     after = counts.small(
         db,
         cards=before.cards + applied.cards,
@@ -74,6 +78,21 @@ def apply_and_commit(
         return after
     _commit(db, file, state, found, after, now_ms, applied)
     return after
+
+
+def _apply(
+    db: sqlite3.Connection, file: SessionFile, state: State, now_ms: int
+) -> tuple[Header, Counts, commit.Applying]:
+    """Begins the transaction; returns how things stood before, and what was done."""
+    db.execute("BEGIN IMMEDIATE")
+    found = header.read(db)
+    if (found.usn, found.mod, found.scm) != (state.usn, state.mod, state.scm):
+        raise Conflict("the collection changed since this sync began")
+    before = counts.kept(file.folder, found) or counts.count(db)
+    try:
+        return found, before, commit.apply(db, file, state, now_ms // 1000)
+    except sqlite3.IntegrityError as error:
+        raise BadRequest(f"the changes do not fit together: {error}") from error
 
 
 def _commit(

@@ -4,6 +4,7 @@
 import sqlite3
 from contextlib import suppress
 
+from cardkeep.backups import notice
 from cardkeep.collection import cards, config, days, graves, header
 from cardkeep.collection.header import Header
 from cardkeep.collection.session_file import Kind, Locked, SessionFile, State
@@ -64,6 +65,7 @@ def _open(
         if message.graves is not None:
             file.append(Kind.GRAVES, message.graves)
             file.write(state)
+        notice.followed(folder, caller.device, caller.session_key)
         return deleted
 
 

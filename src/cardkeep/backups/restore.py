@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Puts a collection in the place of another on the server's side, so that it reaches the devices.
+
+Devices that synced before know of a state that is gone. They must not merge with the new one,
+but ask their user for the direction: so `scm` becomes now, as after any change that cannot be
+merged (docs/sync-protocol.md, section 7), and the words that `meta` carries say which direction it
+is. A sync that is under way gets 409 at its end, since the collection is another one by then.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cardkeep.backups import notice
+from cardkeep.backups.keeper import Keeper
+from cardkeep.backups.snapshot import Cause, Copy, Snapshots
+from cardkeep.collection import counts, database, header, whole
+from cardkeep.collection.library import Library
+from cardkeep.collection.session_file import SessionFile
+from cardkeep.errors import CopyError
+from cardkeep.messages import Counts
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a collection is put: a user, and what is needed to get at the user's things."""
+
+    library: Library
+    keeper: Keeper
+    spool: Path
+    user: str
+    now_ms: Callable[[], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """What was put in place, and the copy that was kept of what it replaced, if any."""
+
+    counts: Counts
+    replaced: Copy | None
+
+
+def put_collection(place: Place, file: Path, cause: Cause, words: str) -> Put:
+    """Replaces the user's collection by the private `file` (schema 18, inspected), on disk.
+
+    A copy of what it replaces is kept first. `words` is what the devices' users are told until
+    they have chosen a direction. The file is changed and of no use afterwards. Raises Unavailable
+    if no copy can be kept or another program holds the collection.
+    """
+    folder = place.library.folder(place.user)
+    with (
+        place.library.lend(place.user, heavy=True) as db,
+        SessionFile(folder, wait=True),
+    ):
+        replaced = place.keeper.before(place.user, db, cause)
+        found = header.read(db)
+        with closing(database.connect_private(file)) as private:
+            own = header.read(private)
+            now = max(place.now_ms(), found.mod + 1, own.mod + 1)
+            header.set_replaced(private, now=now, usn=max(found.usn, own.usn) + 1)
+            total = counts.count(private)
+        whole.replace(db, file)
+        counts.keep(folder, header.read(db), total)
+        notice.put(folder, words, now, stays=True)
+    place.library.settle(place.user)
+    return Put(total, replaced)
+
+
+def restore_collection(
+    place: Place,
+    copy: Copy,
+    cause: Cause,
+    words: str,
+    progress: Callable[[int], None] | None = None,
+) -> Put:
+    """Puts a kept copy in the place of what the server has. Raises CopyError if it is damaged."""
+    snapshots = place.keeper.snapshots(place.user)
+    with unpacked(snapshots, copy, place.spool, progress) as file:
+        return put_collection(place, file, cause, words)
+
+
+@contextmanager
+def unpacked(
+    snapshots: Snapshots, copy: Copy, folder: Path, progress: Callable[[int], None] | None = None
+) -> Iterator[Path]:
+    """The collection of a copy as a private file in `folder`, gone at the end."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="body-", suffix=".anki2") as file:
+        try:
+            snapshots.write_collection(copy, file.file, progress)
+            file.flush()
+        except OSError as error:
+            raise CopyError(f"copy {copy.id} cannot be unpacked: {error}") from error
+        yield Path(file.name)
