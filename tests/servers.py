@@ -19,6 +19,7 @@ from tests.clients.environments import NEWEST, interpreter
 PASSWORD = "secret"
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
+COMMAND_SECONDS = 60.0
 # How many users a server that tests share begins with, and how many a test may take of them.
 USERS = 16
 USERS_OF_A_TEST = 3
@@ -131,6 +132,18 @@ class Server:
             if not file.name.endswith("-shm"):
                 shutil.copy(file, into)
         return into / "collection.anki2"
+
+    def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Runs `cardkeep …` on the same folder, as an operator would beside the server."""
+        return subprocess.run(
+            [sys.executable, "-m", "cardkeep", *arguments],
+            env={**self._environment(), "LC_ALL": "C.UTF-8"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=check,
+            timeout=COMMAND_SECONDS,
+        )
 
     def next_user(self) -> str:
         """A user that no other test has."""

@@ -292,6 +292,11 @@ class Device:
         """Starts a normal sync and returns at once."""
         return RunningSync(self.begin("sync", media=media))
 
+    def sync_outcome(self) -> Json:
+        """Syncs; `action` as in `asks_for`, `message` is what the user is shown."""
+        outcome: Json = self._do("sync")
+        return outcome
+
     def asks_for(self) -> str:
         """Syncs and says what the client then asks for: none, full, upload or download."""
         action: str = self._do("sync")["action"]

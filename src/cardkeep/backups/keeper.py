@@ -182,7 +182,6 @@ class Keeper:
     def _take(self, user: str, state: State, cause: Cause) -> Copy:
         began = time.monotonic()
         snapshots = self.snapshots(user)
-        snapshots.sweep()
         copy = snapshots.take(state, cause, self._now_ms())
         _mark_copied(self._library.folder(user), self._now_ms())
         log.info(

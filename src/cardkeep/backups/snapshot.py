@@ -39,6 +39,7 @@ PIECE = 1024 * 1024
 # Collections shrink to a third at any level; higher ones cost a multiple for some per cent.
 _LEVEL = 1
 _MAKING = ".making-"
+_LOCK = ".lock"
 _MANIFEST = "manifest.json"
 _COLLECTION = "collection.anki2.zst"
 _MEDIA = "media.zst"
@@ -206,10 +207,12 @@ class Snapshots:
         if the disk does not take it; then nothing is left of it.
         """
         try:
-            newest = self.newest()
-            if newest is not None and _is_of(newest, state):
-                return self._promote(newest, cause, now_ms)
-            return self._take(state, cause, now_ms)
+            with self._alone():
+                self._sweep()
+                newest = self.newest()
+                if newest is not None and _is_of(newest, state):
+                    return self._promote(newest, cause, now_ms)
+                return self._take(state, cause, now_ms)
         except OSError as error:
             raise CopyError(f"no copy could be kept: {error}") from error
         finally:
@@ -228,20 +231,17 @@ class Snapshots:
 
     def delete(self, copy: Copy) -> None:
         """Removes a copy, whole or not at all."""
-        aside = self.path / f"{_MAKING}{copy.id}-{secrets.token_hex(4)}"
-        with _told(copy):
+        aside = self.path / f"{_MAKING}{copy.id}"
+        with _told(copy), self._alone():
             (self.path / copy.id).rename(aside)
             shutil.rmtree(aside)
 
     def sweep(self) -> int:
-        """Removes what a killed process left half made; how many copies it was."""
-        swept = 0
-        with contextlib.suppress(FileNotFoundError):
-            for path in self.path.glob(f"{_MAKING}*"):
-                if _is_left_over(path):
-                    shutil.rmtree(path, ignore_errors=True)
-                    swept += 1
-        return swept
+        """Removes what a killed process left half made or half removed; how many it was."""
+        if not self.path.exists():
+            return 0
+        with self._alone():
+            return self._sweep()
 
     # --- details ------------------------------------------------------------------------
 
@@ -251,15 +251,26 @@ class Snapshots:
         except FileNotFoundError:
             return []
 
-    def _take(self, state: State, cause: Cause, now_ms: int) -> Copy:
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Waits until nobody else, in any process, makes or removes a copy of the user."""
         self._folder.make()
         self.path.mkdir(mode=0o700, exist_ok=True)
+        with (self.path / _LOCK).open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _sweep(self) -> int:
+        left = list(self.path.glob(f"{_MAKING}*"))
+        for path in left:
+            shutil.rmtree(path, ignore_errors=True)
+        return len(left)
+
+    def _take(self, state: State, cause: Cause, now_ms: int) -> Copy:
         making = self.path / f"{_MAKING}{secrets.token_hex(8)}"
         making.mkdir(mode=0o700)
         try:
             with (making / _COLLECTION).open("xb") as target:
-                # Whoever sweeps sees by the lock that somebody is at work here.
-                fcntl.flock(target, fcntl.LOCK_EX)
                 checksum, size = _pack_collection(state.source, target)
                 files = _pack_media(state.media, making / _MEDIA)
                 copy = Copy(
@@ -379,25 +390,6 @@ def _told(copy: Copy) -> Iterator[None]:
         raise NoSuchCopy(f"there is no kept copy {copy.id!r} any more") from None
     except OSError as error:
         raise CopyError(f"copy {copy.id} cannot be changed: {error}") from error
-
-
-def _is_left_over(making: Path) -> bool:
-    """Whether nobody is at work on a copy that is not in its place yet."""
-    try:
-        with (making / _COLLECTION).open("rb") as packed:
-            fcntl.flock(packed, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        # Just made, or half removed: the one lasts a moment only.
-        with contextlib.suppress(FileNotFoundError):
-            return _age(making) > 60
-        return False
-    except OSError:
-        return False
-    return True
-
-
-def _age(path: Path) -> float:
-    return datetime.now(UTC).timestamp() - path.stat().st_mtime
 
 
 def _write(path: Path, content: bytes) -> None:
