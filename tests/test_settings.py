@@ -44,6 +44,18 @@ SOURCES = [
     ("max_json", "5", 5 * MIB, ["CARDKEEP_MAX_JSON"]),
     ("max_media_file", "512k", MIB // 2, ["CARDKEEP_MAX_MEDIA_FILE"]),
     ("max_media_zip", "9 MiB", 9 * MIB, ["CARDKEEP_MAX_MEDIA_ZIP"]),
+    ("daily_copy", "off", False, ["CARDKEEP_DAILY_COPY"]),
+    ("keep_newest", "3", 3, ["CARDKEEP_KEEP_NEWEST"]),
+    ("keep_days", "0", 0, ["CARDKEEP_KEEP_DAYS"]),
+    ("keep_weeks", "9", 9, ["CARDKEEP_KEEP_WEEKS"]),
+    ("keep_months", "9", 9, ["CARDKEEP_KEEP_MONTHS"]),
+    ("keep_destructive_days", "90", 90, ["CARDKEEP_KEEP_DESTRUCTIVE_DAYS"]),
+    ("keep_size", "0", 0, ["CARDKEEP_KEEP_SIZE"]),
+    ("shrink_guard", "Refuse", "refuse", ["CARDKEEP_SHRINK_GUARD"]),
+    ("shrink_percent", "90", 90, ["CARDKEEP_SHRINK_PERCENT"]),
+    ("shrink_least", "1", 1, ["CARDKEEP_SHRINK_LEAST"]),
+    ("deletion_percent", "9", 9, ["CARDKEEP_DELETION_PERCENT"]),
+    ("deletion_least", "1", 1, ["CARDKEEP_DELETION_LEAST"]),
     ("log_level", "DEBUG", "debug", ["CARDKEEP_LOG_LEVEL"]),
 ]
 
@@ -86,6 +98,10 @@ BAD_VALUES = [
     ("public_url", ["anki.example.org", "ftp://x", "http://", "http://x/?a"]),
     ("max_body", ["0", "-5", "1.5", "many", "1P"]),
     ("log_level", ["loud"]),
+    ("keep_newest", ["-1", "many", "100001"]),
+    ("keep_size", ["-1", "1.5"]),
+    ("shrink_percent", ["101", "50%"]),
+    ("shrink_guard", ["on", "none"]),
     ("folder", ["a\0b"]),
 ]
 
