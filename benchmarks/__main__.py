@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.bench import Bench, Case
-from benchmarks.cases import bulk, daily, full, media, neighbour, unchanged, users
+from benchmarks.cases import bulk, copies, daily, full, media, neighbour, unchanged, users
 from benchmarks.client import AnswerError
 from benchmarks.collections import Store
 from benchmarks.report import CaseResult
@@ -22,6 +22,7 @@ ALL: list[Case] = [
     *bulk.CASES,
     *full.CASES,
     *media.CASES,
+    *copies.CASES,
     *users.CASES,
     *neighbour.CASES,
 ]

@@ -29,7 +29,7 @@ SMALL = Shape(5000, 25_000, 150)
 Work = Callable[[int, Any], None]
 
 
-def _probe(client: Device, until: Callable[[float], bool]) -> list[float]:
+def probe(client: Device, until: Callable[[float], bool]) -> list[float]:
     """Latencies of `meta` until the function (given the seconds so far) says stop."""
     latencies = []
     begin = time.perf_counter()
@@ -100,10 +100,10 @@ def _measure(bench: Bench, server: Server, key: str, name: str, work: Work, argu
     with device(server.port, "ana", key=key) as ana:
         meta(ana)
         seconds = 1.0 if bench.quick else 5.0
-        idle = _probe(ana, lambda passed: passed > seconds)
+        idle = probe(ana, lambda passed: passed > seconds)
         server.tree.reset_peak()
         with _disturbance(work, server.port, argument) as going_on:
-            busy = _probe(ana, lambda _: not going_on())
+            busy = probe(ana, lambda _: not going_on())
         server.tree.settle()
         afterwards = server.tree.peak_rss()
     low, high = percentile(idle, 0.99), percentile(busy, 0.99)
