@@ -223,8 +223,9 @@ def _is_empty(known: Counts) -> bool:
 
 def _mark_copied(folder: UserFolder, now_ms: int) -> None:
     moment = now_ms / 1000
-    folder.copied.touch(mode=0o600)
-    os.utime(folder.copied, (moment, moment))
+    with contextlib.suppress(OSError):  # a full disk: the next sync has another one made
+        folder.copied.touch(mode=0o600)
+        os.utime(folder.copied, (moment, moment))
 
 
 def _was_copied_today(folder: UserFolder, now_ms: int) -> bool:

@@ -8,6 +8,7 @@ another program wrote the collection or a crash came between, they are counted a
 
 import os
 import sqlite3
+from contextlib import suppress
 
 import msgspec
 
@@ -72,11 +73,13 @@ def keep(folder: UserFolder, header: Header, counts: Counts) -> None:
     """
     inode = os.stat(folder.collection).st_ino  # noqa: PTH116 (in each sync; Path is slow)
     known = _Kept(inode, header.usn, header.mod, header.scm, counts)
-    fd = os.open(folder.counts, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.pwrite(fd, msgspec.json.encode(known).ljust(_SIZE), 0)
-    finally:
-        os.close(fd)
+    # What was committed is committed, also where the disk has no room for these numbers.
+    with suppress(OSError):
+        fd = os.open(folder.counts, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(fd, msgspec.json.encode(known).ljust(_SIZE), 0)
+        finally:
+            os.close(fd)
 
 
 def _read(folder: UserFolder) -> bytes:

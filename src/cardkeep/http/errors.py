@@ -5,7 +5,9 @@ docs/sync-protocol.md, 2: clients act on the status alone. 403 makes them forget
 login, so it stands for wrong credentials and nothing else.
 """
 
+import errno
 import logging
+import sqlite3
 
 from cardkeep import errors
 from cardkeep.http.asgi import Headers
@@ -51,6 +53,21 @@ class Gone(Exception):
     """The client closed the connection; there is nobody to answer."""
 
 
+#: What SQLite and the system say when nothing more can be written.
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether the disk is full, whoever noticed it and put it in other words since."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+            return True
+        error = error.__cause__
+    return False
+
+
 def status_of(error: Exception) -> int:
     """The status for an error; 500 for whatever was not raised on purpose."""
     if isinstance(error, WrongVerb):
@@ -58,7 +75,7 @@ def status_of(error: Exception) -> int:
     for kind in type(error).__mro__:
         if status := STATUS.get(kind):
             return status
-    return 500
+    return 503 if is_full_disk(error) else 500
 
 
 def headers_of(error: Exception) -> Headers:

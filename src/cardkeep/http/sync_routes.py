@@ -37,6 +37,7 @@ SMALL = 32 * 1024
 #: What a zip of 25 files has beside their bytes: the names thrice, headers, the directory.
 ZIP_OVERHEAD = 128 * 1024
 
+NO_ROOM = "The server's disk is full, so nothing was changed. Whoever runs it has to make room."
 TOO_LARGE = "Your collection is too large for this server. Whoever runs it can raise the limit"
 
 
@@ -370,6 +371,8 @@ def _words(method: Method, error: Exception) -> bytes | None:
     """What the client shall show of a refusal, where its method has a place for it."""
     if isinstance(error, NotAccepted):
         return answers.write_refusal(method, error.words)
+    if errors.is_full_disk(error):
+        return answers.write_refusal(method, NO_ROOM)
     if isinstance(error, TooLarge) and method.message is messages.Upload:
         # A status would make the client advise a database check (2.2).
         return answers.write_refusal(method, f"{TOO_LARGE} ({error.setting}).")
