@@ -145,6 +145,16 @@ class Server:
             timeout=COMMAND_SECONDS,
         )
 
+    def begin_command(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Starts such a command, to be waited for or killed; what it says is lost."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "cardkeep", *arguments],
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
     def next_user(self) -> str:
         """A user that no other test has."""
         return self._spare_users.pop(0)
