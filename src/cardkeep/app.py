@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cardkeep.accounts.store import AccountStore
+from cardkeep.backups.history import History
 from cardkeep.collection.library import Library
 from cardkeep.http import asgi
 from cardkeep.http.application import Application as HttpApplication
@@ -71,6 +72,7 @@ def build(settings: Settings) -> Application:
         short=ThreadPoolExecutor(_SHORT_THREADS, thread_name_prefix="sync"),
         long=ThreadPoolExecutor(_LONG_THREADS, thread_name_prefix="long"),
         hashing=ThreadPoolExecutor(_HASHING_THREADS, thread_name_prefix="login"),
+        history=History(settings.history_size, settings.history_days),
     )
     routes = SyncRoutes(Steps(context), _limits(settings), Peer(settings.ip_header or ""))
 

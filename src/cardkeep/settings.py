@@ -145,6 +145,7 @@ IP_HEADER = Kind(
     _ip_header,
 )
 LEVEL = Kind("debug, info, warning or error", "LEVEL", _level)
+DAYS = Kind("a number of days from 0 to 36500", "DAYS", _number(0, 36_500))
 URL = Kind("an address such as https://anki.example.org/", "URL", _url)
 
 
@@ -260,6 +261,19 @@ class Settings:
         ("CARDKEEP_MAX_MEDIA_ZIP",),
         "Largest zip of media files in one request, packed and unpacked. Clients stop at the "
         "file that passes 2.5 MiB, so one file may be above it.",
+    )
+    history_size: int = _setting(
+        SIZE,
+        "4",
+        ("CARDKEEP_HISTORY_SIZE",),
+        "Most room that the history of one user takes; the older half goes when it is full. A "
+        "sync is a line of some 300 bytes.",
+    )
+    history_days: int = _setting(
+        DAYS,
+        "400",
+        ("CARDKEEP_HISTORY_DAYS",),
+        "How old the rows are that a user's history shows.",
     )
     log_level: str = _setting(
         LEVEL,

@@ -17,6 +17,7 @@ COMMANDS = {
     "serve": ("cardkeep.cli.serve", "serve"),
     "user": ("cardkeep.cli.user", "user"),
     "device": ("cardkeep.cli.device", "device"),
+    "history": ("cardkeep.cli.history", "history"),
 }
 GROUP_FLAGS = {"--help", "-h", "--version"}
 

@@ -39,6 +39,16 @@ class UserFolder:
         """The number of rows of each kind, and the state for which they hold."""
         return self.ours / "counts"
 
+    @cached_property
+    def history(self) -> Path:
+        """What happened to the user, a line each."""
+        return self.ours / "history"
+
+    @cached_property
+    def old_history(self) -> Path:
+        """The lines before those."""
+        return self.ours / "history.old"
+
     def brought(self, device: str) -> Path:
         """The reviews that the last sync of an old client brought."""
         return self.ours / f"brought-{device}"

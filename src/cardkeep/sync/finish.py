@@ -51,7 +51,7 @@ def _finish(context: Context, caller: Caller) -> Finished:
         context.library.lend(caller.user, heavy=True) as db,
         session.live(context, caller) as (file, state),
     ):
-        apply_and_commit(context, db, file, state, expected=None)
+        apply_and_commit(context, caller, db, file, state, expected=None)
     context.library.settle(caller.user)
     told = _tell(context, caller, wait=True)
     if told is None:

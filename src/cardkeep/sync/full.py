@@ -14,7 +14,7 @@ from cardkeep.messages import (
     Upload,
     UploadAccepted,
 )
-from cardkeep.sync import session
+from cardkeep.sync import record, session
 from cardkeep.sync.context import Context
 
 # The last version that takes schema 11 and a rollback journal.
@@ -27,26 +27,33 @@ async def upload(context: Context, caller: Caller, message: Upload) -> UploadAcc
     The file is inspected without any lock. Raises NotAccepted, with words for the user,
     and then nothing has changed.
     """
+    begun = context.now_ms()
     await context.run_long(inspect, message.file)
 
     def attempt(take_over: bool) -> None:
-        _replace(context, caller, message, take_over=take_over)
+        _replace(context, caller, message, begun, take_over=take_over)
 
     await session.when_free(context, attempt, long=True)
     context.library.settle(caller.user)
     return UploadAccepted()
 
 
-def _replace(context: Context, caller: Caller, message: Upload, *, take_over: bool) -> None:
+def _replace(
+    context: Context, caller: Caller, message: Upload, begun: int, *, take_over: bool
+) -> None:
     folder = context.library.folder(caller.user)
     with (
         context.library.lend(caller.user, heavy=True) as db,
         SessionFile(folder, wait=False) as file,
     ):
         session.give_way(file.read(), caller, context.now_ms(), force=take_over)
-        session.close(file, header.read(db).usn)
+        found = header.read(db)
+        stored = counts.kept(folder, found) or counts.count(db)
+        session.close(file, found.usn)
         whole.replace(db, message.file)
-        counts.keep(folder, header.read(db), counts.count(db))
+        uploaded = counts.count(db)
+        counts.keep(folder, header.read(db), uploaded)
+        record.uploaded(context, caller, begun, stored, uploaded, copy="")
 
 
 async def download(context: Context, caller: Caller, message: Download) -> CollectionFile:
@@ -56,10 +63,12 @@ async def download(context: Context, caller: Caller, message: Download) -> Colle
     see a newer collection and sync normally.
     """
 
+    begun = context.now_ms()
+
     def attempt(take_over: bool) -> ByteSource:
         return _take(context, caller, take_over=take_over)
 
-    return CollectionFile(await session.when_free(context, attempt, long=True))
+    return CollectionFile(await session.when_free(context, attempt, long=True), begun)
 
 
 def _take(context: Context, caller: Caller, *, take_over: bool) -> ByteSource:

@@ -10,7 +10,7 @@ from cardkeep.collection.header import Header
 from cardkeep.collection.session_file import SessionFile, State
 from cardkeep.errors import BadRequest, Conflict
 from cardkeep.messages import Caller, Counts, SanityAnswer, SanityCheck
-from cardkeep.sync import brought, commit, mending, session
+from cardkeep.sync import brought, commit, mending, record, session
 from cardkeep.sync.context import Context
 
 
@@ -32,13 +32,14 @@ def _check(context: Context, caller: Caller, message: SanityCheck) -> SanityAnsw
             # A legacy client whose own check failed says so.
             file.write(msgspec.structs.replace(state, closed=True))
             return SanityAnswer(ok=False)
-        server = apply_and_commit(context, db, file, state, expected=message.counts)
+        server = apply_and_commit(context, caller, db, file, state, expected=message.counts)
     context.library.settle(caller.user)
     return SanityAnswer(ok=server == message.counts, client=message.counts, server=server)
 
 
 def apply_and_commit(
     context: Context,
+    caller: Caller,
     db: sqlite3.Connection,
     file: SessionFile,
     state: State,
@@ -62,9 +63,9 @@ def apply_and_commit(
         raise BadRequest(f"the changes do not fit together: {error}") from error
     after = counts.small(
         db,
-        cards=before.cards + applied.cards,
-        notes=before.notes + applied.notes,
-        revlog=before.revlog + applied.revlog,
+        cards=before.cards + applied.cards.gained,
+        notes=before.notes + applied.notes.gained,
+        revlog=before.revlog + applied.reviews.gained,
     )
     if expected is not None and after != expected:
         db.execute("ROLLBACK")
@@ -72,7 +73,8 @@ def apply_and_commit(
             brought.forget(file.folder, state)
         file.write(msgspec.structs.replace(state, closed=True))
         return after
-    _commit(db, file, state, found, after, now_ms, applied)
+    mended = _commit(db, file, state, found, after, now_ms, applied)
+    record.committed(context, caller, file.folder, state, applied, mended)
     return after
 
 
@@ -84,7 +86,7 @@ def _commit(
     after: Counts,
     now_ms: int,
     applied: commit.Applying,
-) -> None:
+) -> mending.Mended | None:
     # Later than before even if the clock went back: equal would read as "no changes".
     told = max(now_ms, found.mod + 1)
     usn, mod = state.usn + 1, told
@@ -92,7 +94,7 @@ def _commit(
         db,
         state,
         now_ms,
-        new_cards=applied.new_cards,
+        new_cards=applied.cards.added,
         new_deck_names=applied.new_deck_names,
     )
     if mended:
@@ -106,6 +108,7 @@ def _commit(
         Header(found.crt, mod, found.scm, usn, told),
         _after(after, mended) if mended else after,
     )
+    return mended
 
 
 def _after(before: Counts, mended: mending.Mended) -> Counts:
