@@ -44,6 +44,8 @@ SOURCES = [
     ("max_json", "5", 5 * MIB, ["CARDKEEP_MAX_JSON"]),
     ("max_media_file", "512k", MIB // 2, ["CARDKEEP_MAX_MEDIA_FILE"]),
     ("max_media_zip", "9 MiB", 9 * MIB, ["CARDKEEP_MAX_MEDIA_ZIP"]),
+    ("history_size", "1", MIB, ["CARDKEEP_HISTORY_SIZE"]),
+    ("history_days", "30", 30, ["CARDKEEP_HISTORY_DAYS"]),
     ("log_level", "DEBUG", "debug", ["CARDKEEP_LOG_LEVEL"]),
 ]
 

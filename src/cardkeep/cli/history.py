@@ -3,10 +3,12 @@
 
 import itertools
 import re
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -15,11 +17,13 @@ from cardkeep.backups import history as rows_of
 from cardkeep.backups.history import Kind, Numbers, Row
 from cardkeep.cli.options import options
 from cardkeep.cli.recording import history_of, now_ms
-from cardkeep.cli.user import opened, show_table
+from cardkeep.cli.user import opened
 from cardkeep.errors import AccountError
 
+if TYPE_CHECKING:
+    from rich.text import Text
+
 _SHOWN = 50
-_COLUMNS = ("when", "what", "device", "changes", "received", "sent", "took", "kept copy")
 
 _UNIT_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 _DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S")
@@ -107,28 +111,41 @@ def _print_json(rows: Iterable[Row]) -> None:
 
 
 def _print_table(user: str, rows: list[Row], *, more: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     if not rows:
         click.echo(f"nothing is written down for {user}")
         return
     clients = _clients(rows)
-    show_table(
-        _COLUMNS,
-        [
-            (
-                time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.time / 1000)),
-                _WORDS.get(row.kind, _harmless(row.kind)),
-                _device(row, clients.get(row.device, "")),
-                _changes(row),
-                _bytes(row.received),
-                _bytes(row.sent),
-                _duration(row.took),
-                _harmless(row.copy),
-            )
-            for row in rows
-        ],
-    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("when", no_wrap=True)
+    table.add_column("device")
+    table.add_column("what happened")
+    for row in rows:
+        table.add_row(_when(row.time), _device(row, clients.get(row.device, "")), _deed(row))
+    # As wide as it needs to be when nobody looks at it on a terminal.
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
     if more:
         click.echo(f"\nThere is more: these are the newest {len(rows)} rows; --limit 0 shows all.")
+
+
+def _deed(row: Row) -> "Text":
+    """What happened and what it changed; then, less loudly, what it cost."""
+    from rich.text import Text
+
+    changes = _changes(row)
+    text = Text(_WORDS.get(row.kind, _harmless(row.kind)), style="bold")
+    text.append(f": {changes}" if changes else "", style="not bold")
+    if row.copy:
+        text.append(f" · copy {_harmless(row.copy)} kept", style="not bold")
+    cost = [
+        f"{_bytes(row.received)} in" if row.received else "",
+        f"{_bytes(row.sent)} out" if row.sent else "",
+        _duration(row.took) if row.took else "",
+    ]
+    text.append("".join(f" · {part}" for part in cost if part), style="not bold dim")
+    return text
 
 
 _WORDS: dict[str, str] = {
@@ -221,17 +238,23 @@ def _some(name: str, number: int) -> str:
     return f"{number:,} {_NAMES[name]}{'' if number == 1 else 's'}"
 
 
+def _when(time_ms: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_ms / 1000))
+
+
 def _bytes(number: int) -> str:
     if number < 1000:
-        return f"{number} B" if number else ""
+        return f"{number} B"
     if number < 999_500:
         return f"{number / 1000:.0f} kB"
     return f"{number / 1_000_000:,.1f} MB"
 
 
 def _duration(ms: int) -> str:
+    if ms < 1000:
+        return f"{ms} ms"
     if ms < 60_000:
-        return f"{ms / 1000:.1f} s" if ms else ""
+        return f"{ms / 1000:.1f} s"
     minutes, seconds = divmod(round(ms / 1000), 60)
     return f"{minutes} min {seconds} s"
 
