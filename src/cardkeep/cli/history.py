@@ -68,10 +68,10 @@ def history(
 ) -> None:
     """Show what happened to a user's collection and account, newest first.
 
-    Each sync, upload, download, upload of media, login and logout is a row, and each change by
-    command: when, by which device, what it added, changed and deleted, the bytes that were
-    received and sent, and the copy that was kept before it. It does not matter whether the
-    server runs.
+    Each sync, upload and download is a row, each upload of media, each login, and each change by
+    command: when it was, which device it was, what it added, changed and deleted, the bytes that
+    came in and went out, how long it took, and the copy that was kept for it. It does not
+    matter whether the server runs.
     """
     file, place = history_of(config, folder, user)
     if not place.root.is_dir():
@@ -113,6 +113,7 @@ def _print_json(rows: Iterable[Row]) -> None:
 def _print_table(user: str, rows: list[Row], *, more: bool) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     if not rows:
         click.echo(f"nothing is written down for {user}")
@@ -123,7 +124,8 @@ def _print_table(user: str, rows: list[Row], *, more: bool) -> None:
     table.add_column("device")
     table.add_column("what happened")
     for row in rows:
-        table.add_row(_when(row.time), _device(row, clients.get(row.device, "")), _deed(row))
+        device = Text(_device(row, clients.get(row.device, "")))
+        table.add_row(_when(row.time), device, _deed(row))
     # As wide as it needs to be when nobody looks at it on a terminal.
     Console(width=None if sys.stdout.isatty() else 1000).print(table)
     if more:
@@ -138,7 +140,8 @@ def _deed(row: Row) -> "Text":
     text = Text(_WORDS.get(row.kind, _harmless(row.kind)), style="bold")
     text.append(f": {changes}" if changes else "", style="not bold")
     if row.copy:
-        text.append(f" · copy {_harmless(row.copy)} kept", style="not bold")
+        kept = "" if row.kind == Kind.COPY_DELETED else " kept"
+        text.append(f" · copy {_harmless(row.copy)}{kept}", style="not bold")
     cost = [
         f"{_bytes(row.received)} in" if row.received else "",
         f"{_bytes(row.sent)} out" if row.sent else "",
@@ -204,7 +207,12 @@ def _client(text: str) -> str:
 
 
 def _changes(row: Row) -> str:
-    parts = [*(_replacement(row) if row.kind in _REPLACING else _difference(row))]
+    counted = any(getattr(row, name) != rows_of.NONE for name in rows_of.COUNTED)
+    parts: list[str] = []
+    if counted:
+        parts += _replacement(row) if row.kind in _REPLACING else _difference(row)
+    elif row.kind == Kind.SYNC:
+        parts.append("nothing new from this device")
     if row.note:
         parts.append(_harmless(row.note))
     return "; ".join(parts)
@@ -216,8 +224,6 @@ def _difference(row: Row) -> Iterator[str]:
     yield from _sentence("+{}", [(name, one.added) for name, one in counted])
     yield from _sentence("{} changed", [(name, one.changed) for name, one in counted])
     yield from _sentence("−{}", [(name, one.deleted) for name, one in counted])
-    if row.kind == Kind.SYNC and all(one == rows_of.NONE for _, one in counted):
-        yield "nothing new from this device"
 
 
 def _replacement(row: Row) -> Iterator[str]:

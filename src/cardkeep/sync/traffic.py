@@ -52,6 +52,6 @@ def _write_down(folder: UserFolder, caller: Caller, size: int) -> bool:
             if state is None or state.key != caller.session_key or state.committed is not None:
                 return False
             file.write(msgspec.structs.replace(state, sent=state.sent + size))
-    except Locked:
+    except (Locked, OSError):
         return False
     return True
