@@ -56,6 +56,8 @@ SOURCES = [
     ("shrink_least", "1", 1, ["CARDKEEP_SHRINK_LEAST"]),
     ("deletion_percent", "9", 9, ["CARDKEEP_DELETION_PERCENT"]),
     ("deletion_least", "1", 1, ["CARDKEEP_DELETION_LEAST"]),
+    ("history_size", "1", MIB, ["CARDKEEP_HISTORY_SIZE"]),
+    ("history_days", "30", 30, ["CARDKEEP_HISTORY_DAYS"]),
     ("log_level", "DEBUG", "debug", ["CARDKEEP_LOG_LEVEL"]),
 ]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cardkeep.accounts.store import AccountStore
 from cardkeep.backups import retention, shrink
+from cardkeep.backups.history import History
 from cardkeep.backups.keeper import Keeper
 from cardkeep.collection.library import Library
 from cardkeep.http import asgi
@@ -56,6 +57,11 @@ def spool_folder(settings: Settings) -> Path:
     folder = settings.folder / ".cardkeep" / "spool"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
+
+
+def history(settings: Settings) -> History:
+    """Writes and reads the rows of what happened to the users."""
+    return History(settings.history_size, settings.history_days)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,7 @@ def build(settings: Settings) -> Application:
         short=ThreadPoolExecutor(_SHORT_THREADS, thread_name_prefix="sync"),
         long=ThreadPoolExecutor(_LONG_THREADS, thread_name_prefix="long"),
         hashing=ThreadPoolExecutor(_HASHING_THREADS, thread_name_prefix="login"),
+        history=history(settings),
     )
     routes = SyncRoutes(Steps(context), _limits(settings), Peer(settings.ip_header or ""))
 

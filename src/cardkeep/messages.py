@@ -46,7 +46,10 @@ class Caller(Record, frozen=True):
 
     `device` identifies the login (one random key each); `protocol` is the framing's:
     11 for requests with the anki-sync header, 10 for forms. `client` is the text that
-    the client gives of itself ("26.09.3,29bb700b,linux"), empty if it gave none.
+    the client gives of itself ("26.09.3,29bb700b,linux"), or gave last, as forms hold none.
+
+    Of the request itself: `received` are the bytes of its body as they came, `arrival` the ms
+    until all of it was there.
     """
 
     user: str
@@ -56,6 +59,8 @@ class Caller(Record, frozen=True):
     client: str
     address: str
     host_key: str = ""
+    received: int = 0
+    arrival: int = 0
 
 
 # --- client to server: collection -------------------------------------------------------
@@ -275,9 +280,13 @@ class UploadAccepted(Record, frozen=True):
 
 
 class CollectionFile(Record, frozen=True):
-    """A whole collection in the schema that the caller's protocol takes."""
+    """A whole collection in the schema that the caller's protocol takes.
+
+    `begun` is when it was asked for, in ms; clients are not told.
+    """
 
     source: ByteSource
+    begun: int = 0
 
 
 class MediaBegun(Record, frozen=True):
@@ -302,10 +311,13 @@ class MediaChangeList(Record, frozen=True):
 
 
 class MediaUploaded(Record, frozen=True):
-    """`usn` is the last one after the upload."""
+    """`usn` is the last one after the upload. Clients are not told what it changed."""
 
     processed: int
     usn: int
+    added: int = 0
+    changed: int = 0
+    deleted: int = 0
 
 
 class MediaFiles(Record, frozen=True):

@@ -351,6 +351,19 @@ class Settings:
         ("CARDKEEP_DELETION_LEAST",),
         "…and more than this many.",
     )
+    history_size: int = _setting(
+        SIZE,
+        "4",
+        ("CARDKEEP_HISTORY_SIZE",),
+        "Most room that the history of one user takes; the older half goes when it is full. A "
+        "sync is a line of some 300 bytes.",
+    )
+    history_days: int = _setting(
+        DAYS,
+        "400",
+        ("CARDKEEP_HISTORY_DAYS",),
+        "How old the rows are that a user's history shows.",
+    )
     log_level: str = _setting(
         LEVEL,
         "info",

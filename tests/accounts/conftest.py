@@ -45,7 +45,7 @@ def accounts(tmp_path: Path) -> Iterator[Accounts]:
 
 
 def log_in(store: AccountStore, name: str, password: str, now: float = NOW) -> str:
-    return store.login(name, password, address=ADDRESS, client=CLIENT, now=now)
+    return store.login(name, password, address=ADDRESS, client=CLIENT, now=now).key
 
 
 def known(store: AccountStore, key: str, now: float = NOW) -> Device | None:

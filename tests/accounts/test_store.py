@@ -178,7 +178,7 @@ def test_devices_are_listed_with_what_is_known(accounts: Accounts) -> None:
     """Client, address and times; the last used comes first."""
     store = accounts.open()
     store.add_user("ana", "secret", now=NOW)
-    old = store.login("ana", "secret", address="2001:db8::1", client="old", now=NOW)
+    old = store.login("ana", "secret", address="2001:db8::1", client="old", now=NOW).key
     log_in(store, "ana", "secret", NOW + 10)
     store.authenticate(old, address="2001:db8::2", client="old", now=NOW + 20)
     store.write_uses()

@@ -51,13 +51,14 @@ class MemorySteps:
     heard: list[messages.ClientMessage] = field(default_factory=list)
     callers: list[messages.Caller] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    sent: list[tuple[type, int, bool]] = field(default_factory=list)
     asked: threading.Event = field(default_factory=threading.Event)
 
     def forget(self) -> None:
         """Back to the start."""
         until(self.is_clean)
         self.answers = dict(ANSWERS)
-        self.heard, self.callers, self.keys = [], [], []
+        self.heard, self.callers, self.keys, self.sent = [], [], [], []
         self.asked.clear()
 
     def authenticate(
@@ -92,6 +93,11 @@ class MemorySteps:
         if isinstance(answer, Exception):
             raise answer
         return answer  # type: ignore[no-any-return]
+
+    def answered(
+        self, caller: messages.Caller, answer: messages.Answer, *, sent: int, complete: bool
+    ) -> None:
+        self.sent.append((type(answer), sent, complete))
 
     def spooled(self) -> list[Path]:
         return sorted(self.spool.iterdir())

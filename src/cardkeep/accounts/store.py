@@ -83,6 +83,15 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class Granted:
+    """A login that was right: the host key, and whose and which device it is for."""
+
+    key: str
+    user: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class User:
     """One account; `source` as in the module's text."""
 
@@ -284,7 +293,7 @@ class AccountStore:
 
     def login(
         self, name: str, password: str, *, address: str, client: str, now: float | None = None
-    ) -> str:
+    ) -> Granted:
         """A new host key for a right name and password. Blocks: to be called in a thread.
 
         Raises WrongCredentials, Throttled and Unavailable; each has left its line in the log.
@@ -310,7 +319,7 @@ class AccountStore:
             log_throttled(given, address, error.retry_after)
             raise
         log_success(name, address, client, device)
-        return key
+        return Granted(key, name, device)
 
     def _secret(self, name: str) -> Secret | None:
         if name in self._environment:
@@ -357,7 +366,7 @@ class AccountStore:
             ).fetchone()
         return row is None
 
-    def _grant_open(self, name: str, address: str, client: str, now: int) -> str:
+    def _grant_open(self, name: str, address: str, client: str, now: int) -> Granted:
         key = secrets.token_urlsafe(30)
         try:
             name = check_name(name)
@@ -368,7 +377,7 @@ class AccountStore:
             log_failure(name, address)
             raise WrongCredentials(str(error)) from None
         log_success(name, address, client, device)
-        return key
+        return Granted(key, name, device)
 
     def _seconds_to_wait(self, address: str, name: str, now: int) -> int:
         with self._reading() as connection:

@@ -108,39 +108,48 @@ class Keeper:
 
     # --- once a day ---------------------------------------------------------------------
 
-    def daily(self, user: str, db: sqlite3.Connection, cause: Cause) -> None:
+    def daily(self, user: str, db: sqlite3.Connection, cause: Cause) -> str:
         """Has the day's copy made of the state before a sync, unless there is one.
 
-        The caller holds the user's lock and no transaction. What goes wrong is logged, and
-        tried again with the next sync.
+        The caller holds the user's lock and no transaction. Returns the id that the copy will
+        have; empty if none is due, or if it is put off until the next sync.
         """
-        folder = self._library.folder(user)
-        if not self._daily or _was_copied_today(folder, self._now_ms()):
-            return
+        folder, now = self._library.folder(user), self._now_ms()
+        if not self._daily or _was_copied_today(folder, now):
+            return ""
         try:
-            known = _counts(folder, db)
-            if _is_empty(known) or self._waiting.full():
-                return
-            source = whole.pin(db, folder.collection)
-            if source is None:
-                return  # a download holds an earlier state
+            state = self._day(user, db)
         except (sqlite3.Error, OSError, Unavailable) as error:
             log.warning("copy of %s: put off: %s", user, error)
-            return
-        state = State(source, header.read(db), known, *self._media_of(user))
+            return ""
+        if state is None:
+            return ""
+        identity = self.snapshots(user).id_for(state, now)
         try:
-            self._waiting.put_nowait(partial(self._take_later, user, state, cause))
+            self._waiting.put_nowait(partial(self._take_later, user, state, cause, now))
         except queue.Full:
-            source.close()
-            return
+            state.source.close()
+            return ""
         self._start()
         # Now, lest every sync until then has one made.
-        _mark_copied(folder, self._now_ms())
+        _mark_copied(folder, now)
+        return identity
 
-    def _take_later(self, user: str, state: State, cause: Cause) -> None:
+    def _day(self, user: str, db: sqlite3.Connection) -> State | None:
+        """What the day's copy is made of; None if there is nothing, or it cannot be had now."""
+        folder = self._library.folder(user)
+        known = _counts(folder, db)
+        if _is_empty(known) or self._waiting.full():
+            return None
+        source = whole.pin(db, folder.collection)
+        if source is None:
+            return None  # a download holds an earlier state
+        return State(source, header.read(db), known, *self._media_of(user))
+
+    def _take_later(self, user: str, state: State, cause: Cause, now: int) -> None:
         folder = self._library.folder(user)
         try:
-            self._take(user, state, cause)
+            self._take(user, state, cause, now)
         except BaseException as error:
             folder.copied.unlink(missing_ok=True)
             log.warning("copy of %s: not made: %s", user, error)
@@ -179,10 +188,10 @@ class Keeper:
             source = whole.TemporaryFile(whole.copy(db, self._spool))
         return State(source, header.read(db), known, *self._media_of(user))
 
-    def _take(self, user: str, state: State, cause: Cause) -> Copy:
+    def _take(self, user: str, state: State, cause: Cause, now: int | None = None) -> Copy:
         began = time.monotonic()
         snapshots = self.snapshots(user)
-        copy = snapshots.take(state, cause, self._now_ms())
+        copy = snapshots.take(state, cause, self._now_ms() if now is None else now)
         _mark_copied(self._library.folder(user), self._now_ms())
         log.info(
             "copy %s of %s kept (%s): %d cards, %d bytes, %.1f s",

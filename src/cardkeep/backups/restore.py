@@ -13,14 +13,17 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cardkeep.backups import notice
+from cardkeep.backups import history, notice
+from cardkeep.backups.history import History, Kind, Row
 from cardkeep.backups.keeper import Keeper
-from cardkeep.backups.snapshot import Cause, Copy, Snapshots
+from cardkeep.backups.snapshot import Cause, Copy, Reason, Snapshots
 from cardkeep.collection import counts, database, header, whole
 from cardkeep.collection.library import Library
 from cardkeep.collection.session_file import SessionFile
 from cardkeep.errors import CopyError
 from cardkeep.messages import Counts
+
+_KINDS = {Reason.RESTORE: Kind.RESTORE, Reason.IMPORT: Kind.IMPORT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class Place:
 
     library: Library
     keeper: Keeper
+    history: History
     spool: Path
     user: str
     now_ms: Callable[[], int]
@@ -42,20 +46,22 @@ class Put:
     replaced: Copy | None
 
 
-def put_collection(place: Place, file: Path, cause: Cause, words: str) -> Put:
+def put_collection(place: Place, file: Path, reason: Reason, words: str, note: str = "") -> Put:
     """Replaces the user's collection by the private `file` (schema 18, inspected), on disk.
 
     A copy of what it replaces is kept first. `words` is what the devices' users are told until
-    they have chosen a direction. The file is changed and of no use afterwards. Raises Unavailable
-    if no copy can be kept or another program holds the collection.
+    they have chosen a direction, `note` what the history says. The file is changed and of no use
+    afterwards. Raises Unavailable if no copy can be kept or another program holds the collection.
     """
     folder = place.library.folder(place.user)
+    begun = place.now_ms()
     with (
         place.library.lend(place.user, heavy=True) as db,
         SessionFile(folder, wait=True),
     ):
-        replaced = place.keeper.before(place.user, db, cause)
+        replaced = place.keeper.before(place.user, db, Cause(reason))
         found = header.read(db)
+        before = counts.kept(folder, found) or counts.count(db)
         with closing(database.connect_private(file)) as private:
             own = header.read(private)
             now = max(place.now_ms(), found.mod + 1, own.mod + 1)
@@ -64,6 +70,14 @@ def put_collection(place: Place, file: Path, cause: Cause, words: str) -> Put:
         whole.replace(db, file)
         counts.keep(folder, header.read(db), total)
         notice.put(folder, words, now, stays=True)
+    row = Row(
+        time=place.now_ms(),
+        kind=_KINDS[reason],
+        took=max(place.now_ms() - begun, 0),
+        copy=replaced.id if replaced else "",
+        note=note,
+    )
+    place.history.add(folder, history.replaced(row, before, total))
     place.library.settle(place.user)
     return Put(total, replaced)
 
@@ -71,14 +85,13 @@ def put_collection(place: Place, file: Path, cause: Cause, words: str) -> Put:
 def restore_collection(
     place: Place,
     copy: Copy,
-    cause: Cause,
     words: str,
     progress: Callable[[int], None] | None = None,
 ) -> Put:
     """Puts a kept copy in the place of what the server has. Raises CopyError if it is damaged."""
     snapshots = place.keeper.snapshots(place.user)
     with unpacked(snapshots, copy, place.spool, progress) as file:
-        return put_collection(place, file, cause, words)
+        return put_collection(place, file, Reason.RESTORE, words, f"copy {copy.id}")
 
 
 @contextmanager

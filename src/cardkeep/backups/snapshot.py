@@ -218,6 +218,11 @@ class Snapshots:
         finally:
             state.source.close()
 
+    def id_for(self, state: State, now_ms: int) -> str:
+        """The id that a copy of the state has, or will have if it is the first of its second."""
+        newest = self.newest()
+        return newest.id if newest is not None and _is_of(newest, state) else _name(now_ms)
+
     def pin(self, copy: Copy) -> None:
         """From now on the copy stays until `unpin`."""
         with _told(copy):
@@ -300,7 +305,7 @@ class Snapshots:
             raise
 
     def _put_in_place(self, making: Path, copy: Copy) -> Copy:
-        name = datetime.fromtimestamp(copy.time / 1000, UTC).strftime("%Y%m%d-%H%M%S")
+        name = _name(copy.time)
         for number in range(1, 1000):
             named = msgspec.structs.replace(copy, id=name if number == 1 else f"{name}-{number}")
             _write(making / _MANIFEST, msgspec.json.format(msgspec.json.encode(named)))
@@ -335,6 +340,10 @@ class Snapshots:
         aside.rename(manifest)
         _flush(manifest.parent)
         return msgspec.structs.replace(promoted, pinned=copy.pinned)
+
+
+def _name(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y%m%d-%H%M%S")
 
 
 def _is_of(copy: Copy, state: State) -> bool:

@@ -6,7 +6,9 @@ from dataclasses import asdict
 
 import click
 
+from cardkeep.backups.history import Kind
 from cardkeep.cli.options import options
+from cardkeep.cli.recording import by_operator, record
 from cardkeep.cli.user import opened, show_table, when
 
 
@@ -50,5 +52,8 @@ def list_devices(user: str, as_json: bool, config: str | None, folder: str | Non
 def revoke(user: str, id: str | None, config: str | None, folder: str | None) -> None:
     """Log one device out, or all devices of a user. They can log in again."""
     with opened(config, folder) as store:
+        known = [entry for entry in store.devices(user) if id in (None, entry.id)]
         ended = store.revoke(user, id)
+    rows = [by_operator(Kind.REVOKE, device=one.id, client=one.client) for one in known]
+    record(config, folder, user, rows)
     click.echo(f"{ended} {'device is' if ended == 1 else 'devices are'} logged out")

@@ -18,6 +18,7 @@ COMMANDS = {
     "user": ("cardkeep.cli.user", "user"),
     "device": ("cardkeep.cli.device", "device"),
     "snapshot": ("cardkeep.cli.snapshot", "snapshot"),
+    "history": ("cardkeep.cli.history", "history"),
 }
 GROUP_FLAGS = {"--help", "-h", "--version"}
 

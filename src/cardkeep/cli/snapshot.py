@@ -13,10 +13,12 @@ import msgspec
 
 from cardkeep import app, settings
 from cardkeep.backups import allowance
+from cardkeep.backups.history import Kind
 from cardkeep.backups.restore import Place, restore_collection
 from cardkeep.backups.snapshot import Cause, Copy, Reason, Snapshots
 from cardkeep.cli.options import options
 from cardkeep.cli.progress import progress
+from cardkeep.cli.recording import by_operator, record
 from cardkeep.cli.user import existing, show_table, when
 from cardkeep.errors import CopyError, NoSuchCopy
 from cardkeep.settings import Settings
@@ -149,9 +151,11 @@ def restore(
 
 def _put_back(it: Opened, copy: Copy) -> None:
     stores = it.stores
-    place = Place(stores.library, stores.keeper, stores.spool, it.user, app.now_ms)
+    place = Place(
+        stores.library, stores.keeper, app.history(it.settings), stores.spool, it.user, app.now_ms
+    )
     with progress("putting the copy back", copy.size) as advance:
-        put = restore_collection(place, copy, Cause(Reason.RESTORE), _words(copy), advance)
+        put = restore_collection(place, copy, _words(copy), advance)
     click.echo(
         f"{it.user} has copy {copy.id} again: {put.counts.cards:,} cards, "
         f"{put.counts.revlog:,} reviews"
@@ -221,6 +225,7 @@ def delete(user: str, id: str, config: str | None, folder: str | None) -> None:
         if copy.pinned:
             raise CopyError(f"copy {id} is pinned; `cardkeep snapshot pin --off` takes the pin out")
         it.snapshots.delete(copy)
+    record(config, folder, it.user, [by_operator(Kind.COPY_DELETED, note=copy.id)])
     click.echo(f"copy {copy.id} is deleted")
 
 

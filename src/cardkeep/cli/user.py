@@ -17,9 +17,12 @@ import click
 from cardkeep import settings
 from cardkeep.accounts.names import check_name
 from cardkeep.accounts.store import AccountStore
+from cardkeep.backups.history import Kind
 from cardkeep.cli.options import options
+from cardkeep.cli.recording import by_operator, record
 from cardkeep.errors import AccountError, SettingsError, UserExists
 
+_ALL_OUT = "all devices are logged out"
 PASSWORD_ENVIRONMENT = "CARDKEEP_PASSWORD"  # noqa: S105 - the name of a variable
 
 
@@ -112,6 +115,7 @@ def passwd(name: str, password_file: str | None, config: str | None, folder: str
     with opened(config, folder) as store:
         store.check_changeable(name)
         store.set_password(name, read_password(password_file))
+    record(config, folder, name, [by_operator(Kind.PASSWORD, note=_ALL_OUT)])
     click.echo(f"{name} has another password now; all devices must log in again")
 
 
@@ -122,6 +126,7 @@ def disable(name: str, config: str | None, folder: str | None) -> None:
     """Lock a user out. Nothing is deleted; all devices must log in again once enabled."""
     with opened(config, folder) as store:
         store.disable(name)
+    record(config, folder, name, [by_operator(Kind.DISABLE, note=_ALL_OUT)])
     click.echo(f"{name} cannot sync any more")
 
 
@@ -132,6 +137,7 @@ def enable(name: str, config: str | None, folder: str | None) -> None:
     """Let a disabled user log in again."""
     with opened(config, folder) as store:
         store.enable(name)
+    record(config, folder, name, [by_operator(Kind.ENABLE)])
     click.echo(f"{name} can log in again")
 
 
@@ -152,6 +158,7 @@ def remove(name: str, delete_data: bool, yes: bool, config: str | None, folder: 
         _delete(path)
         click.echo(f"{name} and {path} are deleted")
     else:
+        record(config, folder, name, [by_operator(Kind.REMOVE, note=_ALL_OUT)])
         click.echo(f"{name} is removed" + (f"; {path} is kept" if path.exists() else ""))
 
 

@@ -47,18 +47,20 @@ def read(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[tuple[Any, ...]
     )
 
 
-def merge(db: sqlite3.Connection, rows: Sequence[Row], *, min_usn: int, usn: int) -> int:
+def merge(
+    db: sqlite3.Connection, rows: Sequence[Row], *, min_usn: int, usn: int
+) -> tuple[int, int]:
     """Stores received cards under `usn`, unless the server's own is newer.
 
     The server's own is newer if the client has not seen it (`usn >= min_usn`) and its
     time is later. On a tie the client's wins, since the client keeps and sends its own.
-    Returns how many cards are new.
+    Returns how many cards are new, and how many others were changed.
 
     A card hardly ever changes its note. Naming `nid` among the columns to update would
     rewrite its index entry each time, so it is set apart, only where it differs.
     """
     before = notes_of(db, [row[0] for row in rows])
-    db.executemany(
+    written = db.executemany(
         f"""
         INSERT INTO cards VALUES (?, ?, ?, ?, ?, {usn:d}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         ON CONFLICT (id) DO UPDATE SET
@@ -81,13 +83,14 @@ def merge(db: sqlite3.Connection, rows: Sequence[Row], *, min_usn: int, usn: int
         WHERE NOT (cards.usn >= {min_usn:d} AND cards.mod > excluded.mod)
         """,
         [(*row[:5], *row[6:]) for row in rows],
-    )
+    ).rowcount
     moved = [row for row in rows if before.get(row[0], row[1]) != row[1]]
     db.executemany(
         f"UPDATE cards SET nid = ? WHERE id = ? AND usn = {usn:d} AND mod = ?",
         [(row[1], row[0], row[4]) for row in moved],
     )
-    return len({row[0] for row in rows}) - len(before)
+    new = len({row[0] for row in rows}) - len(before)
+    return new, written - new
 
 
 def delete(db: sqlite3.Connection, ids: Iterable[int]) -> int:

@@ -59,6 +59,16 @@ class UserFolder:
         """Empty; while it is there and young, one upload may lose much."""
         return self.ours / "upload-allowed"
 
+    @cached_property
+    def history(self) -> Path:
+        """What happened to the user, a line each."""
+        return self.ours / "history"
+
+    @cached_property
+    def old_history(self) -> Path:
+        """The lines before those."""
+        return self.ours / "history.old"
+
     def brought(self, device: str) -> Path:
         """The reviews that the last sync of an old client brought."""
         return self.ours / f"brought-{device}"

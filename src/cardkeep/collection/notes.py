@@ -37,15 +37,15 @@ def merge(
     sort_indexes: Mapping[int, int],
     min_usn: int,
     usn: int,
-) -> int:
+) -> tuple[int, int]:
     """Stores received notes under `usn`, unless the server's own is newer (see `cards.merge`).
 
     `sort_indexes` gives each notetype's sort field. The sort field is bound as text: the
     column's affinity makes a number of what looks like one (docs/sync-protocol.md, 6.8).
     Notetype and checksum stand in indexes and seldom change, so they are set apart.
 
-    Returns how many are new. Raises BadRequest for a note of a notetype that is not in
-    `sort_indexes`.
+    Returns how many are new, and how many others were changed. Raises BadRequest for a note
+    of a notetype that is not in `sort_indexes`.
     """
     before = keys_of(db, [row[0] for row in rows])
     stored = []
@@ -56,7 +56,7 @@ def merge(
             raise BadRequest(f"note {nid} is of notetype {mid}, which does not exist") from None
         sort_field, checksum = sort_field_and_checksum(note_fields(flds), sort_index)
         stored.append((nid, guid, mid, mod, tags, flds, sort_field, checksum))
-    db.executemany(
+    written = db.executemany(
         f"""
         INSERT INTO notes VALUES (?, ?, ?, ?, {usn:d}, ?, ?, ?, ?, 0, '')
         ON CONFLICT (id) DO UPDATE SET
@@ -71,13 +71,14 @@ def merge(
         WHERE NOT (notes.usn >= {min_usn:d} AND notes.mod > excluded.mod)
         """,
         stored,
-    )
+    ).rowcount
     keyed = [(mid, csum, nid, mod) for nid, _, mid, mod, _, _, _, csum in stored]
     db.executemany(
         f"UPDATE notes SET mid = ?, csum = ? WHERE id = ? AND usn = {usn:d} AND mod = ?",
         [key for key in keyed if before.get(key[2], key[:2]) != key[:2]],
     )
-    return len({row[0] for row in rows}) - len(before)
+    new = len({row[0] for row in rows}) - len(before)
+    return new, written - new
 
 
 def delete(db: sqlite3.Connection, ids: Iterable[int]) -> int:

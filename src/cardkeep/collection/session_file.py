@@ -71,7 +71,7 @@ class State(msgspec.Struct, frozen=True):
 
     `min_usn` is M, `usn` is N; `mod` and `scm` are the collection's when the sync began;
     times are ms. `committed` is the `mod` that the client is told in the end; `journal` is
-    the length of the journal in bytes.
+    the length of the journal in bytes. `received` and `sent` are the bytes that travelled.
     """
 
     key: str
@@ -92,6 +92,8 @@ class State(msgspec.Struct, frozen=True):
     closed: bool = False
     ended: tuple[Ended, ...] = ()
     journal: int = 0
+    received: int = 0
+    sent: int = 0
 
 
 _state = msgspec.json.Decoder(State)

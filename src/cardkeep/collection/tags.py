@@ -12,12 +12,18 @@ def since(db: sqlite3.Connection, min_usn: int) -> list[str]:
     return [row[0] for row in db.execute("SELECT tag FROM tags WHERE usn >= ?", (min_usn,))]
 
 
-def register(db: sqlite3.Connection, names: Iterable[str], *, usn: int) -> None:
-    """Adds the tags that are not there yet, collapsed (docs/sync-protocol.md, 6.5)."""
+def register(db: sqlite3.Connection, names: Iterable[str], *, usn: int) -> int:
+    """Adds the tags that are not there yet, collapsed (docs/sync-protocol.md, 6.5).
+
+    Returns how many that are.
+    """
+    new = 0
     for name in names:
         tag = normalized_tag(name)
         if _stored_form(db, tag) is None:
             db.execute("INSERT INTO tags VALUES (?, ?, 1, NULL)", (_below_stored(db, tag), usn))
+            new += 1
+    return new
 
 
 def _stored_form(db: sqlite3.Connection, tag: str) -> str | None:

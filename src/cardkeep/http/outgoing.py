@@ -37,6 +37,7 @@ class Outgoing:
         self._headers: Headers = []
         self._left = 0
         self.started = False
+        self.sent = 0  # bytes of the body
 
     async def stream(self, receive: Receive, send: Send, idle_seconds: float) -> None:
         """Sends status 200, headers and all bytes.
@@ -69,6 +70,7 @@ class Outgoing:
             await send(start)
         if piece or not more:
             await send({"type": "http.response.body", "body": piece, "more_body": more})
+            self.sent += len(piece)
 
     def _next(self) -> tuple[bytes, bool]:
         """The next packed bytes, possibly none, and whether there are more."""

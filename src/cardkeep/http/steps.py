@@ -24,3 +24,9 @@ class Steps(Protocol):
 
     async def perform(self, caller: Caller, message: ClientMessage) -> Answer:
         """Does what the message says."""
+
+    def answered(self, caller: Caller, answer: Answer, *, sent: int, complete: bool) -> None:
+        """Hears how many bytes of body an answer came to, and whether all of it was sent.
+
+        Short: it is called in the event loop, once for each answer that was begun.
+        """

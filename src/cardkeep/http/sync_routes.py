@@ -7,8 +7,11 @@ somewhere in the form, so the form is read first.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
+
+import msgspec
 
 from cardkeep import messages
 from cardkeep.errors import BadRequest, NotAccepted, TooLarge
@@ -74,6 +77,7 @@ class _Exchange:
     """One request and its answer."""
 
     __slots__ = (
+        "_begun",
         "_big",
         "_incoming",
         "_kept",
@@ -86,6 +90,7 @@ class _Exchange:
         "_routes",
         "_scope",
         "_send",
+        "_sent",
         "_steps",
         "_unpacked",
         "_user",
@@ -99,6 +104,7 @@ class _Exchange:
         self._scope = scope
         self._receive = receive
         self._send = send
+        self._begun = time.monotonic()
         self._incoming = Incoming(receive, routes.limits)
         self._method: Method | None = None
         self._packed = False  # whether the answer is a zstd frame
@@ -106,6 +112,7 @@ class _Exchange:
         self._known = False  # whether that user's key was valid
         self.address = ""
         self._outgoing: Outgoing | None = None
+        self._sent = 0  # bytes of the answer's body
         # To be given back at the end.
         self._kept: KeptBody | None = None
         self._unpacked: Unpacked | None = None
@@ -265,10 +272,24 @@ class _Exchange:
         if isinstance(message, messages.HostKey):
             self._user = message.user
             answer = await self._steps.login(message, client=head.client, address=self.address)
-        elif caller is not None:
-            answer = await self._steps.perform(caller, message)
-        else:
+            await self._give(answer)
+            return
+        if caller is None:
             raise TypeError("only a login comes from nobody")
+        caller = msgspec.structs.replace(
+            caller,
+            received=self._incoming.size,
+            arrival=int((time.monotonic() - self._begun) * 1000),
+        )
+        answer = await self._steps.perform(caller, message)
+        complete = False
+        try:
+            await self._give(answer)
+            complete = True
+        finally:
+            self._steps.answered(caller, answer, sent=self._sent, complete=complete)
+
+    async def _give(self, answer: messages.Answer) -> None:
         if isinstance(answer, messages.CollectionFile):
             source = answer.source
             await self._stream(lambda: source)
@@ -280,10 +301,14 @@ class _Exchange:
             write = _write_packed if self._packed else _write_plain
             size, body = await self._routes.workers.run(write, answer)
             await send_whole(self._send, 200, self._headers(size), body)
+            self._sent = len(body)
 
     async def _stream(self, open_source: Callable[[], messages.ByteSource]) -> None:
-        self._outgoing = Outgoing(open_source, self._routes.workers, packed=self._packed)
-        await self._outgoing.stream(self._receive, self._send, self._limits.idle_seconds)
+        self._outgoing = outgoing = Outgoing(open_source, self._routes.workers, packed=self._packed)
+        try:
+            await outgoing.stream(self._receive, self._send, self._limits.idle_seconds)
+        finally:
+            self._sent = outgoing.sent
 
     async def _send_payload(self, payload: bytes, more: Headers | None = None) -> None:
         body = compression.pack(payload) if self._packed else payload
@@ -291,6 +316,7 @@ class _Exchange:
         if more:
             headers += more
         await send_whole(self._send, 200, headers, body)
+        self._sent = len(body)
 
     def _headers(self, size: int) -> Headers:
         if self._packed:

@@ -297,6 +297,18 @@ def merge(
     return Merged(Totals(usn, total_bytes, files), entries, places)
 
 
+def difference(stored: Mapping[str, Entry], merged: Merged) -> tuple[int, int, int]:
+    """How many files an upload added, changed and deleted."""
+    added = changed = deleted = 0
+    for name, entry in merged.entries.items():
+        old = stored.get(name)
+        was_there = old is not None and old.size > 0
+        added += bool(entry.size and not was_there)
+        changed += bool(entry.size and was_there)
+        deleted += bool(not entry.size and was_there)
+    return added, changed, deleted
+
+
 def write(connection: sqlite3.Connection, merged: Merged, now: int) -> None:
     """Stores what an upload changed; `now` in seconds."""
     connection.executemany(

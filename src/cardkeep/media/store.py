@@ -211,7 +211,9 @@ class _Delivery:
             self._settle()
             raise
         self._tidy()
-        return MediaUploaded(len(self._entries), merged.totals.last_usn)
+        return MediaUploaded(
+            len(self._entries), merged.totals.last_usn, *index.difference(stored, merged)
+        )
 
     def _check_odd_names(self, known: Mapping[str, Entry]) -> None:
         """Odd names may be deleted where the official server has let them in; no more."""

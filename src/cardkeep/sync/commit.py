@@ -34,23 +34,34 @@ from cardkeep.sync.renames import free_name
 
 
 @dataclass(slots=True)
-class Applying:
-    """A journal on its way into the collection.
+class Tally:
+    """What happened to the objects of one kind."""
 
-    The numbers are of rows gained, but for `new_cards`, which leaves out deleted ones, and for
-    those that were deleted.
-    """
+    added: int = 0
+    changed: int = 0
+    deleted: int = 0
+
+    @property
+    def gained(self) -> int:
+        """How many more there are."""
+        return self.added - self.deleted
+
+
+@dataclass(slots=True)
+class Applying:
+    """A journal on its way into the collection, and what it does there."""
 
     db: sqlite3.Connection
     min_usn: int
     usn: int
     now: int
-    cards: int = 0
-    notes: int = 0
-    revlog: int = 0
-    new_cards: int = 0
-    notes_deleted: int = 0
-    cards_deleted: int = 0
+    cards: Tally = field(default_factory=Tally)
+    notes: Tally = field(default_factory=Tally)
+    reviews: Tally = field(default_factory=Tally)
+    decks: Tally = field(default_factory=Tally)
+    notetypes: Tally = field(default_factory=Tally)
+    deck_configs: Tally = field(default_factory=Tally)
+    tags: Tally = field(default_factory=Tally)
     new_deck_names: bool = False
     sort_indexes: Mapping[int, int] = field(default_factory=dict)
 
@@ -70,13 +81,9 @@ def apply(db: sqlite3.Connection, file: SessionFile, state: State, now: int) -> 
 def _apply_graves(applying: Applying, body: bytes) -> None:
     deleted = journal.graves(body)
     db, usn = applying.db, applying.usn
-    notes_deleted = notes.delete(db, deleted.notes)
-    cards_deleted = cards.delete(db, deleted.cards)
-    applying.notes -= notes_deleted
-    applying.cards -= cards_deleted
-    applying.notes_deleted += notes_deleted
-    applying.cards_deleted += cards_deleted
-    decks.delete(db, deleted.decks)
+    applying.notes.deleted += notes.delete(db, deleted.notes)
+    applying.cards.deleted += cards.delete(db, deleted.cards)
+    applying.decks.deleted += decks.delete(db, deleted.decks)
     graves.bury(db, graves.NOTE, deleted.notes, usn)
     graves.bury(db, graves.CARD, deleted.cards, usn)
     graves.bury(db, graves.DECK, deleted.decks, usn)
@@ -87,7 +94,7 @@ def _apply_changes(applying: Applying, body: bytes) -> None:
     _apply_notetypes(applying, changes)
     _apply_decks(applying, changes)
     _apply_deck_configs(applying, changes)
-    tags.register(applying.db, changes.tags, usn=applying.usn)
+    applying.tags.added += tags.register(applying.db, changes.tags, usn=applying.usn)
     if changes.conf is not None:
         values = msgspec.json.decode(changes.conf)
         config.replace(applying.db, values, usn=applying.usn, now=applying.now)
@@ -99,16 +106,16 @@ def _apply_chunk(applying: Applying, body: bytes) -> None:
     chunk = journal.chunk(body)
     db, min_usn, usn = applying.db, applying.min_usn, applying.usn
     if chunk.revlog:
-        applying.revlog += revlog.add(db, chunk.revlog, usn)
+        applying.reviews.added += revlog.add(db, chunk.revlog, usn)
     if chunk.cards:
-        new = cards.merge(db, chunk.cards, min_usn=min_usn, usn=usn)
-        applying.cards += new
-        applying.new_cards += new
+        new, changed = cards.merge(db, chunk.cards, min_usn=min_usn, usn=usn)
+        applying.cards.added += new
+        applying.cards.changed += changed
     if chunk.notes:
         indexes = applying.sort_indexes or _sort_indexes(applying)
-        applying.notes += notes.merge(
-            db, chunk.notes, sort_indexes=indexes, min_usn=min_usn, usn=usn
-        )
+        new, changed = notes.merge(db, chunk.notes, sort_indexes=indexes, min_usn=min_usn, usn=usn)
+        applying.notes.added += new
+        applying.notes.changed += changed
 
 
 _APPLY: Mapping[Kind, Callable[[Applying, bytes], None]] = {
@@ -133,6 +140,7 @@ def _apply_notetypes(applying: Applying, changes: JournaledChanges) -> None:
     db, usn = applying.db, applying.usn
     for own in changes.renamed_notetypes:
         notetypes.rename(db, own.id, own.name, mtime=own.mtime, usn=usn)
+        applying.notetypes.changed += 1
     won = []
     for received in changes.notetypes:
         stored = notetypes.stamp(db, received.id)
@@ -144,6 +152,7 @@ def _apply_notetypes(applying: Applying, changes: JournaledChanges) -> None:
         won.append((received, stored))
     for received, stored in won:
         kept = received
+        _count(applying.notetypes, new=stored is None)
         if stored and (own_notetype := notetypes.get(db, received.id)):
             kept = notetype.keep_unknown(own_notetype, received)
         name = free_name(kept.name, partial(_notetype_has, db, kept.id))
@@ -154,14 +163,17 @@ def _apply_decks(applying: Applying, changes: JournaledChanges) -> None:
     db, usn = applying.db, applying.usn
     for own in changes.renamed_decks:
         decks.rename(db, own.id, own.name, mtime=own.mtime, usn=usn)
+        applying.decks.changed += 1
     named = []
     for received in changes.decks:
         stored = decks.get(db, received.id)
         if stored is None:
+            applying.decks.added += 1
             named.append(received)
             continue
         if server_keeps(stored.mtime_secs, stored.usn, received.mtime_secs, applying.min_usn):
             continue
+        applying.decks.changed += 1
         kept = msgspec.structs.replace(deck.keep_unknown(stored, received), usn=usn)
         if kept.name == stored.name:
             decks.replace(db, kept)
@@ -184,8 +196,14 @@ def _apply_deck_configs(applying: Applying, changes: JournaledChanges) -> None:
             stored.mtime_secs, stored.usn, received.mtime_secs, applying.min_usn
         ):
             continue
+        _count(applying.deck_configs, new=stored is None)
         kept = received if stored is None else deck_config.keep_unknown(stored, received)
         deck_configs.put(db, msgspec.structs.replace(kept, usn=usn))
+
+
+def _count(tally: Tally, *, new: bool) -> None:
+    tally.added += new
+    tally.changed += not new
 
 
 def _aside(object_id: int) -> str:

@@ -4,16 +4,18 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from cardkeep.accounts.store import AccountStore
 from cardkeep.backups import shrink
+from cardkeep.backups.history import History
 from cardkeep.backups.keeper import Keeper
 from cardkeep.collection.library import Library
 from cardkeep.media.store import MediaStore
+from cardkeep.sync.traffic import Traffic
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,6 +35,8 @@ class Context:
     short: Executor
     long: Executor
     hashing: Executor
+    history: History = field(default_factory=History)
+    traffic: Traffic = field(default_factory=Traffic)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Does a step's work off the event loop."""

@@ -23,7 +23,7 @@ from cardkeep.messages import (
     Upload,
     UploadAccepted,
 )
-from cardkeep.sync import session
+from cardkeep.sync import record, session
 from cardkeep.sync.causes import cause
 from cardkeep.sync.context import Context
 
@@ -37,13 +37,14 @@ async def upload(context: Context, caller: Caller, message: Upload) -> UploadAcc
     The file is inspected without any lock. Raises NotAccepted, with words for the user,
     and then nothing has changed.
     """
+    begun = context.now_ms()
     uploaded = await context.run_long(_inspect, message.file)
 
     def pin(take_over: bool) -> State | None:
         return _pin(context, caller, uploaded, take_over=take_over)
 
     def replace(take_over: bool) -> None:
-        _replace(context, caller, message, uploaded, take_over=take_over)
+        _replace(context, caller, message, uploaded, begun, take_over=take_over)
 
     # The user's other devices go on while the copy is packed. If one of them changes something
     # meanwhile, another copy is taken under the lock.
@@ -89,7 +90,13 @@ def _judge(
 
 
 def _replace(
-    context: Context, caller: Caller, message: Upload, uploaded: Counts, *, take_over: bool
+    context: Context,
+    caller: Caller,
+    message: Upload,
+    uploaded: Counts,
+    begun: int,
+    *,
+    take_over: bool,
 ) -> None:
     folder = context.library.folder(caller.user)
     with (
@@ -109,6 +116,7 @@ def _replace(
             words = shrink.told_what_was_kept(caller.user, stored, uploaded, kept.id)
             notice.put(folder, words, context.now_ms())
             allowance.use_up(folder)
+        record.uploaded(context, caller, begun, stored, uploaded, copy=kept.id if kept else "")
 
 
 async def download(context: Context, caller: Caller, message: Download) -> CollectionFile:
@@ -118,10 +126,12 @@ async def download(context: Context, caller: Caller, message: Download) -> Colle
     see a newer collection and sync normally.
     """
 
+    begun = context.now_ms()
+
     def attempt(take_over: bool) -> ByteSource:
         return _take(context, caller, take_over=take_over)
 
-    return CollectionFile(await session.when_free(context, attempt, long=True))
+    return CollectionFile(await session.when_free(context, attempt, long=True), begun)
 
 
 def _take(context: Context, caller: Caller, *, take_over: bool) -> ByteSource:

@@ -14,6 +14,7 @@ from cardkeep.messages import (
     MediaUploaded,
     UploadChanges,
 )
+from cardkeep.sync import record
 from cardkeep.sync.context import Context
 
 
@@ -30,7 +31,14 @@ async def changes(context: Context, caller: Caller, message: MediaChanges) -> Me
 
 async def upload(context: Context, caller: Caller, message: UploadChanges) -> MediaUploaded:
     """Stores and deletes files; what the answer tells is on disk."""
-    return await context.run_long(context.media.upload, caller.user, message.entries)
+    return await context.run_long(_upload, context, caller, message)
+
+
+def _upload(context: Context, caller: Caller, message: UploadChanges) -> MediaUploaded:
+    begun = context.now_ms()
+    done = context.media.upload(caller.user, message.entries)
+    record.media(context, caller, begun, done)
+    return done
 
 
 async def download(context: Context, caller: Caller, message: DownloadFiles) -> MediaFiles:

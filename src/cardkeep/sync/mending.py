@@ -21,9 +21,10 @@ _SEPARATOR = "\x1f"
 
 
 class Mended(msgspec.Struct, frozen=True):
-    """What a repair did to the counts."""
+    """What a repair did."""
 
     cards_deleted: int
+    cards_moved: int
     decks_added: int
 
 
@@ -49,7 +50,7 @@ def mend(
     graves.bury(db, graves.CARD, surplus, usn)
     cards.give_deck(db, homeless, mod=now, usn=usn)
     _add(db, parents, now_ms, usn)
-    return Mended(deleted, len(parents))
+    return Mended(deleted, len(homeless), len(parents))
 
 
 def _missing_parents(names: list[str]) -> Iterator[str]:

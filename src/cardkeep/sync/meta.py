@@ -10,6 +10,7 @@ from cardkeep.messages import Caller, Meta, MetaAnswer
 from cardkeep.sync.context import Context
 
 OLDEST, NEWEST = 8, 11
+_FORMS = 10
 
 
 async def meta(context: Context, caller: Caller, message: Meta) -> MetaAnswer:
@@ -19,7 +20,7 @@ async def meta(context: Context, caller: Caller, message: Meta) -> MetaAnswer:
     """
     if not OLDEST <= message.version <= NEWEST:
         raise UnsupportedVersion(f"protocol version {message.version}")
-    if not caller.client and message.client:
+    if caller.protocol <= _FORMS and message.client not in ("", caller.client):
         # Forms do not say which client sends them; this is where versions 8-10 tell.
         context.accounts.authenticate(
             caller.host_key,

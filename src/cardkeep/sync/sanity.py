@@ -12,7 +12,7 @@ from cardkeep.collection.header import Header
 from cardkeep.collection.session_file import SessionFile, State
 from cardkeep.errors import BadRequest, Conflict
 from cardkeep.messages import Caller, Counts, SanityAnswer, SanityCheck
-from cardkeep.sync import brought, commit, mending, session
+from cardkeep.sync import brought, commit, mending, record, session
 from cardkeep.sync.causes import cause
 from cardkeep.sync.context import Context
 
@@ -54,21 +54,22 @@ def apply_and_commit(
     Returns the server's counts, before any mending. What was committed is on disk when
     this returns (WAL, synchronous=FULL).
     """
-    context.keeper.daily(caller.user, db, cause(caller, Reason.DAILY))
+    copy = context.keeper.daily(caller.user, db, cause(caller, Reason.DAILY))
     now_ms = context.now_ms()
     found, before, applied = _apply(db, file, state, now_ms)
     if shrink.sync_deletes_much(
-        before, notes=applied.notes_deleted, cards=applied.cards_deleted, rules=context.losses
+        before, notes=applied.notes.deleted, cards=applied.cards.deleted, rules=context.losses
     ):
         # Rare, so nobody else pays for knowing it in advance.
         db.execute("ROLLBACK")
-        context.keeper.before(caller.user, db, cause(caller, Reason.DELETION))
+        kept = context.keeper.before(caller.user, db, cause(caller, Reason.DELETION))
+        copy = kept.id if kept else copy
         found, before, applied = _apply(db, file, state, now_ms)
     after = counts.small(
         db,
-        cards=before.cards + applied.cards,
-        notes=before.notes + applied.notes,
-        revlog=before.revlog + applied.revlog,
+        cards=before.cards + applied.cards.gained,
+        notes=before.notes + applied.notes.gained,
+        revlog=before.revlog + applied.reviews.gained,
     )
     if expected is not None and after != expected:
         db.execute("ROLLBACK")
@@ -76,7 +77,8 @@ def apply_and_commit(
             brought.forget(file.folder, state)
         file.write(msgspec.structs.replace(state, closed=True))
         return after
-    _commit(db, file, state, found, after, now_ms, applied)
+    mended = _commit(db, file, state, found, after, now_ms, applied)
+    record.committed(context, caller, file.folder, state, applied, mended, copy)
     return after
 
 
@@ -103,7 +105,7 @@ def _commit(
     after: Counts,
     now_ms: int,
     applied: commit.Applying,
-) -> None:
+) -> mending.Mended | None:
     # Later than before even if the clock went back: equal would read as "no changes".
     told = max(now_ms, found.mod + 1)
     usn, mod = state.usn + 1, told
@@ -111,7 +113,7 @@ def _commit(
         db,
         state,
         now_ms,
-        new_cards=applied.new_cards,
+        new_cards=applied.cards.added,
         new_deck_names=applied.new_deck_names,
     )
     if mended:
@@ -125,6 +127,7 @@ def _commit(
         Header(found.crt, mod, found.scm, usn, told),
         _after(after, mended) if mended else after,
     )
+    return mended
 
 
 def _after(before: Counts, mended: mending.Mended) -> Counts:

@@ -129,8 +129,15 @@ def live(
         state = session.read()
         if state is None or state.closed or state.key != caller.session_key:
             raise Conflict("no sync is open under this session key")
+        now = msgspec.structs.replace(
+            state,
+            active=context.now_ms(),
+            received=state.received + caller.received,
+            sent=state.sent + context.traffic.sent(caller),
+        )
         try:
-            yield session, msgspec.structs.replace(state, active=context.now_ms())
+            yield session, now
         except Refused:
             session.write(msgspec.structs.replace(state, closed=True))
             raise
+        context.traffic.forget(caller)

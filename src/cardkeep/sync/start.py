@@ -60,7 +60,10 @@ def _open(
             opened=now,
             active=now,
             ended=session.ended(before, found.usn),
+            received=caller.received,
+            sent=context.traffic.sent(caller),
         )
+        context.traffic.forget(caller)
         file.begin(state)
         if message.graves is not None:
             file.append(Kind.GRAVES, message.graves)

@@ -7,8 +7,27 @@ from typing import Any
 
 from cardkeep import messages
 from cardkeep.errors import WrongCredentials
-from cardkeep.messages import Answer, Caller, ClientMessage, HostKey, HostKeyGranted
-from cardkeep.sync import changes, chunks, finish, full, graves, login, media, meta, sanity, start
+from cardkeep.messages import (
+    Answer,
+    Caller,
+    ClientMessage,
+    CollectionFile,
+    HostKey,
+    HostKeyGranted,
+)
+from cardkeep.sync import (
+    changes,
+    chunks,
+    finish,
+    full,
+    graves,
+    login,
+    media,
+    meta,
+    record,
+    sanity,
+    start,
+)
 from cardkeep.sync.context import Context
 
 Step = Callable[[Context, Caller, Any], Awaitable[Answer]]
@@ -65,7 +84,7 @@ class Steps:
             device=device.id,
             protocol=protocol,
             session_key=session_key[:_KEY_LENGTH],
-            client=client[:_CLIENT_LENGTH],
+            client=(client or device.client)[:_CLIENT_LENGTH],
             address=address,
             host_key=host_key,
         )
@@ -79,3 +98,11 @@ class Steps:
     async def perform(self, caller: Caller, message: ClientMessage) -> Answer:
         """Does what the message asks for."""
         return await STEPS[type(message)](self._context, caller, message)
+
+    def answered(self, caller: Caller, answer: Answer, *, sent: int, complete: bool) -> None:
+        """What an answer came to: bytes that were sent, and whether it was all of it."""
+        if isinstance(answer, CollectionFile):
+            record.downloaded(self._context, caller, answer, sent, complete=complete)
+        else:
+            folder = self._context.library.folder(caller.user)
+            self._context.traffic.note(folder, caller, answer, sent)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The rows of the user's history that devices cause (see `backups.history`)."""
+
+from cardkeep.backups.history import Kind, Numbers, Row, numbers, replaced
+from cardkeep.collection.folder import UserFolder
+from cardkeep.collection.session_file import State
+from cardkeep.messages import Caller, CollectionFile, Counts, MediaUploaded
+from cardkeep.sync.commit import Applying, Tally
+from cardkeep.sync.context import Context
+from cardkeep.sync.mending import Mended
+
+
+def committed(
+    context: Context,
+    caller: Caller,
+    folder: UserFolder,
+    state: State,
+    applied: Applying,
+    mended: Mended | None,
+    copy: str,
+) -> None:
+    """A sync that was just committed. It took from its `start` until now."""
+    now = context.now_ms()
+    row = Row(
+        time=now,
+        kind=Kind.SYNC,
+        device=caller.device,
+        client=caller.client or state.client,
+        address=caller.address,
+        cards=_numbers(applied.cards),
+        notes=_numbers(applied.notes),
+        reviews=_numbers(applied.reviews),
+        decks=_numbers(applied.decks),
+        notetypes=_numbers(applied.notetypes),
+        deck_configs=_numbers(applied.deck_configs),
+        tags=_numbers(applied.tags),
+        received=state.received,
+        sent=state.sent,
+        took=max(now - state.opened, 0),
+        copy=copy,
+        note=_repaired(mended) if mended else "",
+    )
+    context.history.add(folder, row)
+
+
+def uploaded(
+    context: Context, caller: Caller, begun: int, before: Counts, after: Counts, copy: str
+) -> None:
+    """A collection that took the place of another; asked for at `begun` (ms)."""
+    now = context.now_ms()
+    row = Row(
+        time=now,
+        kind=Kind.UPLOAD,
+        device=caller.device,
+        client=caller.client,
+        address=caller.address,
+        received=caller.received,
+        took=_took(caller, begun, now),
+        copy=copy,
+    )
+    context.history.add(context.library.folder(caller.user), replaced(row, before, after))
+
+
+def downloaded(
+    context: Context, caller: Caller, answer: CollectionFile, sent: int, *, complete: bool
+) -> None:
+    """A collection that was sent, or a part of it."""
+    now = context.now_ms()
+    row = Row(
+        time=now,
+        kind=Kind.DOWNLOAD,
+        device=caller.device,
+        client=caller.client,
+        address=caller.address,
+        received=caller.received,
+        sent=sent,
+        took=_took(caller, answer.begun, now),
+        note="" if complete else "cut off before its end",
+    )
+    context.history.add(context.library.folder(caller.user), row)
+
+
+def media(context: Context, caller: Caller, begun: int, done: MediaUploaded) -> None:
+    """Media files that were stored or deleted, if anything changed by it."""
+    if not (done.added or done.changed or done.deleted):
+        return
+    now = context.now_ms()
+    row = Row(
+        time=now,
+        kind=Kind.MEDIA,
+        device=caller.device,
+        client=caller.client,
+        address=caller.address,
+        media=Numbers(done.added, done.changed, done.deleted),
+        received=caller.received,
+        sent=context.traffic.sent(caller),
+        took=_took(caller, begun, now),
+    )
+    context.traffic.forget(caller)
+    context.history.add(context.library.folder(caller.user), row)
+
+
+def logged_in(
+    context: Context, user: str, device: str, *, client: str, address: str, begun: int
+) -> None:
+    """A device that was given a key. The folder that its first request needs is made now."""
+    now = context.now_ms()
+    row = Row(
+        time=now,
+        kind=Kind.LOGIN,
+        device=device,
+        client=client,
+        address=address,
+        took=max(now - begun, 0),
+    )
+    context.history.add(context.library.folder(user), row, make=True)
+
+
+def _took(caller: Caller, begun: int, now: int) -> int:
+    return caller.arrival + max(now - begun, 0)
+
+
+def _numbers(tally: Tally) -> Numbers:
+    return numbers(tally.added, tally.changed, tally.deleted)
+
+
+def _repaired(mended: Mended) -> str:
+    deeds = (
+        (mended.cards_deleted, "surplus cards deleted"),
+        (mended.cards_moved, "cards of missing decks moved"),
+        (mended.decks_added, "missing decks added"),
+    )
+    done = ", ".join(f"{deed}: {number}" for number, deed in deeds if number)
+    return f"put right what crossing changes broke ({done})"
