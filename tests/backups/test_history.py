@@ -210,16 +210,17 @@ def test_old_rows_are_not_shown(folder: UserFolder) -> None:
 
 
 def test_old_rows_go_although_there_is_room(folder: UserFolder) -> None:
-    """A file that begins with an old row is set aside, and goes with the next one that does."""
+    """A file that begins with an old row is set aside, and goes with the next one that does.
+
+    It is looked at every four KiB, here every four days.
+    """
     history = History(days=10)
-    for day in range(0, 40, 4):
-        history.add(folder, row(day * DAY))
-        left = [*_raw(folder.old_history), *_raw(folder.history)]
-        assert left[-1] == NOW + day * DAY
-        assert left[0] >= NOW + (day - 24) * DAY
-        assert [one for one in left if one >= NOW + (day - 10) * DAY] == [
-            NOW + one * DAY for one in range(0, day + 1, 4) if one >= day - 10
-        ]
+    for day in range(100):
+        history.add(folder, Row(NOW + day * DAY, Kind.SYNC, note="x" * 960))
+        left = [(time - NOW) // DAY for time in (*_raw(folder.old_history), *_raw(folder.history))]
+        assert left == list(range(left[0], day + 1))
+        assert left[0] <= max(day - 10, 0)
+        assert left[0] >= day - 2 * (10 + 5)
 
 
 def _raw(file: Path) -> list[int]:

@@ -5,7 +5,6 @@ import asyncio
 import dataclasses
 from typing import Any
 
-import msgspec
 import pytest
 
 from cardkeep.backups.history import NONE, Kind, Numbers, Row
@@ -23,7 +22,6 @@ from cardkeep.messages import (
     MediaEntry,
     Meta,
     NextChunk,
-    Nothing,
     Start,
     UploadChanges,
 )
@@ -298,16 +296,13 @@ def test_a_large_answer_is_never_added_to_another_sync(world: World) -> None:
     assert _whole_sync(two, two, chunk=100).sent == 325
 
 
-def test_what_is_remembered_is_bounded(world: World) -> None:
+def test_what_is_remembered_is_bounded() -> None:
     """The sessions of longest ago are forgotten first."""
     traffic = Traffic()
-    folder = world.context.library.folder(USER)
     callers = [Caller(USER, "1", 11, f"s{n}", "", "") for n in range(1500)]
     for caller in callers:
-        traffic.note(folder, caller, Nothing(), 5)
-    traffic.note(folder, callers[500], Nothing(), 5)
-    assert [traffic.sent(caller) for caller in callers] == [0] * 500 + [10] + [5] * 999
-    again = msgspec.structs.replace(callers[0], session_key="another")
-    traffic.note(folder, again, Nothing(), 1)
-    assert traffic.sent(callers[500]) == 10
-    assert traffic.sent(callers[501]) == 0
+        traffic.note(caller, 5)
+    traffic.note(callers[500], 5)
+    traffic.note(callers[0], 1)
+    assert [traffic.take(caller) for caller in callers] == [1] + [0] * 499 + [10, 0] + [5] * 998
+    assert [traffic.take(caller) for caller in callers] == [0] * 1500

@@ -32,6 +32,7 @@ _LONGEST_NOTE = 1000
 # Longer lines are damage: a row has some hundred bytes.
 _LONGEST_LINE = 64 * 1024
 _BLOCK = 64 * 1024
+_PAGE = 4096
 _NEWLINE = b"\n"
 
 
@@ -160,8 +161,7 @@ class History(msgspec.Struct, frozen=True):
             size = os.fstat(fd).st_size
             line = _encode(row) + _NEWLINE
             if size:
-                too_old = _first_time(fd) < row.time - self.days * _DAY_MS
-                if too_old or size + len(line) > self.most_bytes // 2:
+                if self._is_full(fd, row, size, size + len(line)):
                     _set_aside(folder, fd)
                     return False
                 if os.pread(fd, 1, size - 1) != _NEWLINE:
@@ -171,6 +171,17 @@ class History(msgspec.Struct, frozen=True):
         finally:
             os.close(fd)
         return True
+
+    def _is_full(self, fd: int, row: Row, size: int, after: int) -> bool:
+        """Whether a row shall not be added to the file, which is to grow from `size` to `after`.
+
+        Its age is looked at once in a dozen rows.
+        """
+        if after > self.most_bytes // 2:
+            return True
+        if size // _PAGE == after // _PAGE:
+            return False
+        return _first_time(fd) < row.time - self.days * _DAY_MS
 
 
 def gathered(rows: Iterable[Row]) -> Iterator[Row]:

@@ -66,7 +66,7 @@ def history(
     config: str | None,
     folder: str | None,
 ) -> None:
-    """Show what happened to a user's collection and account, newest first.
+    """Show what happened to a user, newest first.
 
     Each sync, upload and download is a row, each upload of media, each login, and each change by
     command: when it was, which device it was, what it added, changed and deleted, the bytes that

@@ -93,10 +93,9 @@ def media(context: Context, caller: Caller, begun: int, done: MediaUploaded) -> 
         address=caller.address,
         media=Numbers(done.added, done.changed, done.deleted),
         received=caller.received,
-        sent=context.traffic.sent(caller),
+        sent=context.traffic.take(caller),
         took=_took(caller, begun, now),
     )
-    context.traffic.forget(caller)
     context.history.add(context.library.folder(caller.user), row)
 
 

@@ -61,9 +61,8 @@ def _open(
             active=now,
             ended=session.ended(before, found.usn),
             received=caller.received,
-            sent=context.traffic.sent(caller),
+            sent=context.traffic.take(caller),
         )
-        context.traffic.forget(caller)
         file.begin(state)
         if message.graves is not None:
             file.append(Kind.GRAVES, message.graves)

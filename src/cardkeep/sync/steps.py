@@ -27,6 +27,7 @@ from cardkeep.sync import (
     record,
     sanity,
     start,
+    traffic,
 )
 from cardkeep.sync.context import Context
 
@@ -103,6 +104,9 @@ class Steps:
         """What an answer came to: bytes that were sent, and whether it was all of it."""
         if isinstance(answer, CollectionFile):
             record.downloaded(self._context, caller, answer, sent, complete=complete)
-        else:
-            folder = self._context.library.folder(caller.user)
-            self._context.traffic.note(folder, caller, answer, sent)
+        elif sent < traffic.LARGE or not self._write_down(caller, answer, sent):
+            self._context.traffic.note(caller, sent)
+
+    def _write_down(self, caller: Caller, answer: Answer, sent: int) -> bool:
+        folder = self._context.library.folder(caller.user)
+        return traffic.write_down(folder, caller, answer, sent)

@@ -15,7 +15,8 @@ from cardkeep.collection.folder import UserFolder
 from cardkeep.collection.session_file import Locked, SessionFile
 from cardkeep.messages import Answer, Caller, Changes, Chunk, Graves
 
-_LARGE = 64 * 1024
+#: An answer of so many bytes is worth writing down at once.
+LARGE = 64 * 1024
 _OF_A_SYNC = (Graves, Changes, Chunk)
 _SESSIONS = 1000
 
@@ -26,26 +27,22 @@ class Traffic:
     def __init__(self) -> None:
         self._sent: OrderedDict[tuple[str, str], int] = OrderedDict()
 
-    def note(self, folder: UserFolder, caller: Caller, answer: Answer, size: int) -> None:
-        """Remembers that an answer had `size` bytes; called by the event loop alone."""
-        if size >= _LARGE and isinstance(answer, _OF_A_SYNC) and _write_down(folder, caller, size):
-            return
+    def note(self, caller: Caller, size: int) -> None:
+        """Remembers `size` bytes more for the caller's session."""
         key = (caller.device, caller.session_key)
         self._sent[key] = self._sent.pop(key, 0) + size
         if len(self._sent) > _SESSIONS:
             self._sent.popitem(last=False)
 
-    def sent(self, caller: Caller) -> int:
-        """The bytes remembered for the caller's session."""
-        return self._sent.get((caller.device, caller.session_key), 0)
-
-    def forget(self, caller: Caller) -> None:
-        """They are written down now."""
-        self._sent.pop((caller.device, caller.session_key), None)
+    def take(self, caller: Caller) -> int:
+        """The bytes that are remembered for the caller's session, and no longer will be."""
+        return self._sent.pop((caller.device, caller.session_key), 0)
 
 
-def _write_down(folder: UserFolder, caller: Caller, size: int) -> bool:
-    """Adds it to the caller's live sync; False if that cannot be done at once."""
+def write_down(folder: UserFolder, caller: Caller, answer: Answer, size: int) -> bool:
+    """Adds an answer to the caller's live sync; False if that cannot be done at once."""
+    if not isinstance(answer, _OF_A_SYNC):
+        return False
     try:
         with SessionFile(folder, wait=False) as file:
             state = file.read()
