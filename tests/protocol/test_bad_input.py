@@ -316,6 +316,11 @@ for name, wrong in {
         "lnewer": False,
         "graves": {"cards": ["one"], "notes": [], "decks": []},
     },
+    "start that deletes the default deck": {
+        "minUsn": FIRST_USN,
+        "lnewer": True,
+        "graves": {"cards": [], "notes": [], "decks": ["1"]},
+    },
 }.items():
     row(name, message("start", wrong))
 for name, wrong in {
@@ -325,6 +330,7 @@ for name, wrong in {
     "applyGraves with null": {"chunk": {"cards": [None], "notes": [], "decks": []}},
     "applyGraves beyond 64 bits": {"chunk": {"cards": [2**64], "notes": [], "decks": []}},
     "applyGraves with an object": {"chunk": {"cards": {"1": 1}, "notes": [], "decks": []}},
+    "applyGraves of the default deck": {"chunk": {"cards": [], "notes": [], "decks": [7, 1]}},
 }.items():
     row(name, in_sync("applyGraves", wrong))
 
@@ -384,6 +390,7 @@ for name, wrong in {
     "with conf as a list": changes(conf=[]),
     "with crt as text": changes(conf={}, crt="1"),
     "with crt beyond 64 bits": changes(conf={}, crt=2**70),
+    "with crt in a year beyond all calendars": changes(conf={}, crt=2**62),
     "with a notetype of id 0": changes(models=[{**NOTETYPE, "id": 0}]),
     "with a notetype without a name": changes(models=[{**NOTETYPE, "name": None}]),
     "with a notetype without fields": changes(models=[{**NOTETYPE, "flds": None}]),

@@ -13,6 +13,8 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from cardkeep.records.numbers import CREATION_MAX, CREATION_MIN
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -92,7 +94,7 @@ _SMALL = 1024 * 1024
 
 RULES: dict[str, tuple[Rule, ...]] = {
     "col": (
-        _within("crt", -(2**40), 2**40),
+        _within("crt", CREATION_MIN, CREATION_MAX),
         _within("mod", *_TIME),
         _within("scm", *_TIME),
         # The last syncs before the end of 32 bits are not for here.
