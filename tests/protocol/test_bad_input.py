@@ -6,6 +6,7 @@ the user's collection and media are the same, the log has a reason, the server h
 and goes on serving. An upload may also be refused with 200 and words for the user.
 """
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -1014,3 +1015,22 @@ def test_millions_of_things_take_bounded_memory(prepared: Prepared, what: str) -
 def test_the_table_is_long_enough() -> None:
     """At least 80 rows, each with a name of its own."""
     assert len({row.name for row in ROWS}) == len(ROWS) >= 80
+
+
+def test_many_slow_senders_take_little_memory(prepared: Prepared) -> None:
+    """Hundreds of bodies that do not end, from nobody known, wait on disk."""
+    head = (
+        b"POST /sync/meta HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n"
+        b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+        b'--b\r\nContent-Disposition: form-data; name="data"\r\n\r\n'
+    )
+    prepared.forget_peak()
+    memory = prepared.memory()
+    with contextlib.ExitStack() as open_ones:
+        for _ in range(400):
+            connection = socket.create_connection(("127.0.0.1", prepared.server.port), timeout=30)
+            open_ones.enter_context(connection)
+            connection.sendall(head + b"x" * 250_000)
+        prepared.client.meta()
+        assert prepared.memory(peak=True) - memory < 70
+    prepared.client.meta()

@@ -14,7 +14,7 @@ from cardkeep import messages
 from cardkeep.errors import BadRequest, NotAccepted, TooLarge
 from cardkeep.http import errors
 from cardkeep.http.asgi import Headers, Receive, Scope, Send
-from cardkeep.http.bodies import IN_MEMORY, Incoming, KeptBody
+from cardkeep.http.bodies import IN_MEMORY, Incoming, KeptBody, Memory
 from cardkeep.http.errors import Gone, WrongVerb
 from cardkeep.http.limits import Limit, Limits
 from cardkeep.http.outgoing import Outgoing, send_whole
@@ -50,6 +50,7 @@ class SyncRoutes:
         self.limits = limits or Limits()
         self.peer = peer or Peer()
         self.workers = Workers(self.limits.threads)
+        self.memory = Memory()
         self.big_json = asyncio.Semaphore(self.limits.big_json_at_once)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -190,7 +191,7 @@ class _Exchange:
 
     async def _keep_body(self, form: FormReader | None = None) -> KeptBody:
         """Reads the body to its end and keeps it; of a form only `data`."""
-        self._kept = kept = KeptBody(self._steps.spool, self._routes.workers)
+        self._kept = kept = KeptBody(self._steps.spool, self._routes.workers, self._routes.memory)
         incoming = self._incoming
         while not incoming.complete:
             data = await incoming.piece()
@@ -321,8 +322,10 @@ class _Exchange:
         """Takes away the files that are still there."""
         if self._big:
             self._routes.big_json.release()
-        if self._kept is not None and self._kept.on_disk:
-            await self._routes.workers.run(self._kept.remove)
+        if self._kept is not None:
+            self._kept.forget()
+            if self._kept.on_disk:
+                await self._routes.workers.run(self._kept.remove)
         if self._unpacked is not None and self._unpacked.on_disk:
             await self._routes.workers.run(self._unpacked.remove)
 
