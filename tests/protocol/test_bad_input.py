@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import io
 import json
+import random
 import socket
 import sqlite3
 import struct
@@ -1039,3 +1040,28 @@ def test_many_slow_senders_take_little_memory(prepared: Prepared) -> None:
         prepared.client.meta()
         assert prepared.memory(peak=True) - memory < 70
     prepared.client.meta()
+
+
+def test_many_slow_uploads_take_little_memory(prepared: Prepared) -> None:
+    """Each frame asks for the largest window there is, and fills it; only some get it."""
+    window = zstandard.ZstdCompressionParameters(window_log=23, write_content_size=False)
+    packer = zstandard.ZstdCompressor(compression_params=window).compressobj()
+    begun = packer.compress(random.Random(1).randbytes(10 * MIB)) + packer.flush(
+        zstandard.COMPRESSOBJ_FLUSH_BLOCK
+    )
+    head = (
+        f"POST /sync/upload HTTP/1.1\r\nHost: x\r\nContent-Length: {2 * len(begun)}\r\n"
+        f"anki-sync: {prepared.client.header()['anki-sync']}\r\n\r\n"
+    ).encode()
+    before = prepared.contents()
+    prepared.forget_peak()
+    memory = prepared.memory()
+    with contextlib.ExitStack() as open_ones:
+        for _ in range(30):
+            connection = socket.create_connection(("127.0.0.1", prepared.server.port), timeout=30)
+            open_ones.enter_context(connection)
+            connection.sendall(head + begun)
+        prepared.client.meta()
+        assert prepared.memory(peak=True) - memory < 140
+    prepared.client.meta()
+    assert prepared.contents() == before

@@ -51,6 +51,8 @@ class SyncRoutes:
         self.peer = peer or Peer()
         self.workers = Workers(self.limits.threads)
         self.memory = Memory()
+        self.open_frames = 0
+        self.unpacking = asyncio.Semaphore(self.limits.threads)
         self.big_json = asyncio.Semaphore(self.limits.big_json_at_once)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -223,26 +225,37 @@ class _Exchange:
         return message
 
     async def _read_stream(self, method: Method) -> messages.ClientMessage:
-        """A zstd frame, unpacked as it arrives, to a file if it is long."""
-        run = self._routes.workers.run
+        """A zstd frame, unpacked as it arrives, to a file if it is long.
+
+        An open frame takes as much memory as its window, for as long as its sender takes. So
+        only some are open at once; the others wait on disk until they are all here.
+        """
+        routes = self._routes
+        if routes.open_frames >= self._limits.open_frames:
+            return await self._read_kept(method, await self._keep_body(), Zstd)
         body = self._unpack_to(method, Zstd())
-        while not self._incoming.complete:
-            body.put(await self._incoming.batch())
-            while await run(body.advance):
-                pass
-        return await run(_message_of_body, method, body, self._limits)
+        routes.open_frames += 1
+        try:
+            while not self._incoming.complete:
+                body.put(await self._incoming.batch())
+                while await routes.workers.run(body.advance):
+                    pass
+        finally:
+            routes.open_frames -= 1
+        return await routes.workers.run(_message_of_body, method, body, self._limits)
 
     async def _read_kept(
         self, method: Method, kept: KeptBody, unpacker: Callable[[], Unpacker]
     ) -> messages.ClientMessage:
-        """`data` of a form, known to be gzip or not only now."""
+        """`data` of a form, known to be gzip or not only now; or a frame that had to wait."""
         run = self._routes.workers.run
-        body = self._unpack_to(method, unpacker())
-        pieces = kept.pieces()
-        while (piece := await run(next, pieces, None)) is not None:
-            body.put(piece)
-            while await run(body.advance):
-                pass
+        async with self._routes.unpacking:
+            body = self._unpack_to(method, unpacker())
+            pieces = kept.pieces()
+            while (piece := await run(next, pieces, None)) is not None:
+                body.put(piece)
+                while await run(body.advance):
+                    pass
         if kept.on_disk:
             await run(kept.remove)
         return await run(_message_of_body, method, body, self._limits)
