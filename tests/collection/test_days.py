@@ -41,3 +41,14 @@ CRT = at("2024-01-10T04:00")
 def test_today(now: str, conf: dict[str, Any], day: int) -> None:
     """The day turns at the rollover hour of the user's zone."""
     assert today(CRT, at(now), conf) == day
+
+
+@pytest.mark.parametrize("crt", [-(2**62), -(2**40), 0, 2**40, 2**62])
+@pytest.mark.parametrize("conf", [{}, {"creationOffset": 1439}, {"localOffset": -1439}])
+def test_no_creation_day_is_too_odd(crt: int, conf: dict[str, Any]) -> None:
+    """A collection that says it is from the year 36,812 can be synced all the same."""
+    now = at("2024-01-11T04:00")
+    days = (now - crt) // 86400
+    if "creationOffset" in conf:
+        days = max(days, 0)
+    assert abs(today(crt, now, conf) - days) <= 2

@@ -137,6 +137,34 @@ def test_a_client_that_goes_away_leaves_nothing(
     assert steps.heard == []
 
 
+@pytest.mark.parametrize("collection", [SMALL, LARGE], ids=len)
+def test_an_upload_beyond_the_open_ones_waits_for_nobody(
+    steps: MemorySteps, collection: bytes
+) -> None:
+    """A slow sender has the only open frame; another's upload goes by way of the disk."""
+    seen: list[bytes] = []
+
+    def take(_caller: messages.Caller, message: messages.Upload) -> messages.Answer:
+        seen.append(message.file.read_bytes())
+        return messages.UploadAccepted()
+
+    steps.answers[messages.Upload] = take
+    packed = zstd_frame(LARGE)
+    with serving(steps, Limits(open_frames=1)) as port:
+        slow, quick = Client(port), Client(port)
+        sock = slow.start("/sync/upload", {"anki-sync": sync_header(k=KEY)})
+        sock.sendall(http_chunk(packed[:2_000_000]))
+        until(steps.spooled)
+        assert quick.direct("/sync/upload", collection).payload == b"OK"
+        assert seen == [collection]
+        sock.sendall(http_chunk(packed[2_000_000:]) + b"0\r\n\r\n")
+        assert read_raw(sock).payload == b"OK"
+        assert seen == [collection, LARGE]
+        slow.close()
+        quick.close()
+    until(steps.is_clean)
+
+
 LIMITS = Limits(
     packed_body=Limit(300_000, "max_body"),
     collection=Limit(400_000, "max_collection"),

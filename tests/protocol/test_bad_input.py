@@ -6,10 +6,13 @@ the user's collection and media are the same, the log has a reason, the server h
 and goes on serving. An upload may also be refused with 200 and words for the user.
 """
 
+import contextlib
+import functools
 import gzip
 import hashlib
 import io
 import json
+import random
 import socket
 import sqlite3
 import struct
@@ -143,17 +146,21 @@ def _path(method: str) -> str:
     return f"/msync/{method}" if method in media else f"/sync/{method}"
 
 
+@functools.cache
 def zstd_zeros(size: int) -> bytes:
     """A small frame of very much."""
-    packer = zstandard.ZstdCompressor(level=19).compressobj()
+    packer = zstandard.ZstdCompressor().compressobj()
     pieces = [packer.compress(bytes(MIB)) for _ in range(size // MIB)]
     return b"".join(pieces) + packer.flush()
 
 
+@functools.cache
 def gzip_zeros(size: int) -> bytes:
+    """The same as gzip, but for its end, which nobody ought to get to."""
     packer = zlib.compressobj(9, wbits=31)
-    pieces = [packer.compress(bytes(MIB)) for _ in range(size // MIB)]
-    return b"".join(pieces) + packer.flush()
+    head = packer.compress(b"") + packer.flush(zlib.Z_FULL_FLUSH)
+    mebibyte = packer.compress(bytes(MIB)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return head + mebibyte * (size // MIB)
 
 
 META = b'{"v":11,"cv":"x"}'
@@ -316,6 +323,11 @@ for name, wrong in {
         "lnewer": False,
         "graves": {"cards": ["one"], "notes": [], "decks": []},
     },
+    "start that deletes the default deck": {
+        "minUsn": FIRST_USN,
+        "lnewer": True,
+        "graves": {"cards": [], "notes": [], "decks": ["1"]},
+    },
 }.items():
     row(name, message("start", wrong))
 for name, wrong in {
@@ -325,6 +337,7 @@ for name, wrong in {
     "applyGraves with null": {"chunk": {"cards": [None], "notes": [], "decks": []}},
     "applyGraves beyond 64 bits": {"chunk": {"cards": [2**64], "notes": [], "decks": []}},
     "applyGraves with an object": {"chunk": {"cards": {"1": 1}, "notes": [], "decks": []}},
+    "applyGraves of the default deck": {"chunk": {"cards": [], "notes": [], "decks": [7, 1]}},
 }.items():
     row(name, in_sync("applyGraves", wrong))
 
@@ -384,6 +397,7 @@ for name, wrong in {
     "with conf as a list": changes(conf=[]),
     "with crt as text": changes(conf={}, crt="1"),
     "with crt beyond 64 bits": changes(conf={}, crt=2**70),
+    "with crt in a year beyond all calendars": changes(conf={}, crt=2**62),
     "with a notetype of id 0": changes(models=[{**NOTETYPE, "id": 0}]),
     "with a notetype without a name": changes(models=[{**NOTETYPE, "name": None}]),
     "with a notetype without fields": changes(models=[{**NOTETYPE, "flds": None}]),
@@ -1007,3 +1021,47 @@ def test_millions_of_things_take_bounded_memory(prepared: Prepared, what: str) -
 def test_the_table_is_long_enough() -> None:
     """At least 80 rows, each with a name of its own."""
     assert len({row.name for row in ROWS}) == len(ROWS) >= 80
+
+
+def test_many_slow_senders_take_little_memory(prepared: Prepared) -> None:
+    """Hundreds of bodies that do not end, from nobody known, wait on disk."""
+    head = (
+        b"POST /sync/meta HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n"
+        b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+        b'--b\r\nContent-Disposition: form-data; name="data"\r\n\r\n'
+    )
+    prepared.forget_peak()
+    memory = prepared.memory()
+    with contextlib.ExitStack() as open_ones:
+        for _ in range(400):
+            connection = socket.create_connection(("127.0.0.1", prepared.server.port), timeout=30)
+            open_ones.enter_context(connection)
+            connection.sendall(head + b"x" * 250_000)
+        prepared.client.meta()
+        assert prepared.memory(peak=True) - memory < 70
+    prepared.client.meta()
+
+
+def test_many_slow_uploads_take_little_memory(prepared: Prepared) -> None:
+    """Each frame asks for the largest window there is, and fills it; only some get it."""
+    window = zstandard.ZstdCompressionParameters(window_log=23, write_content_size=False)
+    packer = zstandard.ZstdCompressor(compression_params=window).compressobj()
+    begun = packer.compress(random.Random(1).randbytes(10 * MIB)) + packer.flush(
+        zstandard.COMPRESSOBJ_FLUSH_BLOCK
+    )
+    head = (
+        f"POST /sync/upload HTTP/1.1\r\nHost: x\r\nContent-Length: {2 * len(begun)}\r\n"
+        f"anki-sync: {prepared.client.header()['anki-sync']}\r\n\r\n"
+    ).encode()
+    before = prepared.contents()
+    prepared.forget_peak()
+    memory = prepared.memory()
+    with contextlib.ExitStack() as open_ones:
+        for _ in range(30):
+            connection = socket.create_connection(("127.0.0.1", prepared.server.port), timeout=30)
+            open_ones.enter_context(connection)
+            connection.sendall(head + begun)
+        prepared.client.meta()
+        assert prepared.memory(peak=True) - memory < 140
+    prepared.client.meta()
+    assert prepared.contents() == before

@@ -2,6 +2,7 @@
 """Generated objects, notes and texts: this room and the real engine make the same of them."""
 
 import contextlib
+import copy
 import itertools
 import json
 import subprocess
@@ -124,7 +125,8 @@ def damaged(draw: st.DrawFn, kind: str) -> dict[str, Any]:
         if isinstance(owner, dict) and draw(st.booleans()):
             del owner[last]
         else:
-            owner[last] = draw(ODD)
+            # A copy: a later turn may change what this one put in.
+            owner[last] = copy.deepcopy(draw(ODD))
     return obj
 
 

@@ -16,7 +16,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Literal, NoReturn
+from pathlib import Path
+from typing import Any, Literal, NoReturn
 
 import uvicorn
 
@@ -32,6 +33,8 @@ REQUEST_GRACE = 3  # seconds of GRACE that running requests have to end by thems
 KEEP_ALIVE = 120
 QUICK_DEATH = 5.0  # seconds; a worker that died sooner did not get far
 MOST_QUICK_DEATHS = 5  # in a row, then the supervisor gives up
+LOOK_AT_MEMORY = 30.0  # seconds between two looks
+SMALL = 64 * 1024 * 1024  # bytes in memory that need no second look
 
 
 class _Server(uvicorn.Server):
@@ -67,6 +70,7 @@ def serve(
         # A thread at work gives way to the event loop after this, not after 5 ms.
         sys.setswitchinterval(0.001)
         application = build()
+        threading.Thread(target=_stay_small, name="memory", daemon=True).start()
         if ready is not None:
             ready()
         server = _Server(_config(application))
@@ -125,17 +129,44 @@ def spare_memory() -> None:
     By default glibc gives each thread an arena of its own, and keeps in each what its thread
     once needed; and having freed a large block once, it keeps all blocks of that size.
     """
-    import ctypes
-
     arena_max, mmap_threshold, trim_threshold = -8, -3, -1
-    try:
-        libc = ctypes.CDLL(None)
-        libc.gnu_get_libc_version  # noqa: B018 - AttributeError where it is not glibc
+    if libc := _glibc():
         libc.mallopt(arena_max, 2)
         libc.mallopt(mmap_threshold, 4 * 1024 * 1024)
         libc.mallopt(trim_threshold, 8 * 1024 * 1024)
+
+
+def _stay_small() -> None:
+    """Gives freed memory back after a rush, which `spare_memory` alone does not.
+
+    glibc gives back only what is free at the end of an arena, and one small block that is
+    still in use keeps everything before it.
+    """
+    libc = _glibc()
+    while libc:
+        time.sleep(LOOK_AT_MEMORY)
+        if _resident() > SMALL:
+            libc.malloc_trim(0)  # a millisecond or less
+
+
+def _resident() -> int:
+    """Bytes of this process in memory; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0
+
+
+def _glibc() -> Any:
+    """The C library; None where it is another one."""
+    import ctypes
+
+    try:
+        libc = ctypes.CDLL(None)
+        libc.gnu_get_libc_version  # noqa: B018 - AttributeError where it is not glibc
     except (OSError, AttributeError, TypeError):
-        return
+        return None
+    return libc
 
 
 def allow_many_connections() -> None:

@@ -17,6 +17,24 @@ from cardkeep.wire.compression import PIECE
 #: slow clients hold disk space and not memory.
 IN_MEMORY = 256 * 1024
 
+#: What all bodies of a process have in memory together before they go to files sooner.
+MEMORY = 16 * 1024 * 1024
+_SOONER = 16 * 1024
+
+
+class Memory:
+    """Counts the bytes of bodies in memory."""
+
+    __slots__ = ("used",)
+
+    def __init__(self) -> None:
+        self.used = 0
+
+    @property
+    def is_scarce(self) -> bool:
+        """Whether bodies have as much of it as they may."""
+        return self.used > MEMORY
+
 
 class Incoming:
     """The body of one request, to be read once."""
@@ -104,11 +122,13 @@ class Incoming:
 class KeptBody:
     """Packed bytes of unknown use or length: in memory while short, then in a file."""
 
-    __slots__ = ("_file", "_folder", "_pending", "_workers", "size")
+    __slots__ = ("_counted", "_file", "_folder", "_memory", "_pending", "_workers", "size")
 
-    def __init__(self, folder: Path, workers: Workers) -> None:
+    def __init__(self, folder: Path, workers: Workers, memory: Memory) -> None:
         self._folder = folder
         self._workers = workers
+        self._memory = memory
+        self._counted = 0
         self._pending = bytearray()
         self._file: SpoolFile | None = None
         self.size = 0
@@ -117,8 +137,11 @@ class KeptBody:
         """Appends."""
         self._pending += data
         self.size += len(data)
-        if len(self._pending) > (IN_MEMORY if self._file is None else PIECE):
+        self._count(len(data))
+        most = IN_MEMORY if self._file is None else PIECE
+        if len(self._pending) > (_SOONER if self._memory.is_scarce else most):
             await self._workers.run(self._write_out)
+            self._count(-self._counted)
 
     def in_memory(self) -> bytes | None:
         """All of it, None if it went to a file."""
@@ -133,6 +156,11 @@ class KeptBody:
             self._write_out()
         yield from self._file.pieces()
 
+    def forget(self) -> None:
+        """Lets go of what is in memory."""
+        self._pending = bytearray()
+        self._count(-self._counted)
+
     def remove(self) -> None:
         """Takes the file away; blocks."""
         if self._file is not None:
@@ -142,6 +170,10 @@ class KeptBody:
     def on_disk(self) -> bool:
         """Whether it went to a file."""
         return self._file is not None
+
+    def _count(self, more: int) -> None:
+        self._counted += more
+        self._memory.used += more
 
     def _write_out(self) -> None:
         if self._file is None:

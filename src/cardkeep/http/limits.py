@@ -48,5 +48,7 @@ class Limits:
     #: JSON payloads above this size are worked on by so many requests at once.
     big_json: int = 8 * MIB
     big_json_at_once: int = 2
+    #: Frames that are unpacked as they arrive, 2 to 8 MiB of memory each.
+    open_frames: int = 8
     #: Threads for packing, unpacking, JSON and files.
     threads: int = 4

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cardkeep.errors import TooLarge
 from cardkeep.http.limits import Limit
-from cardkeep.wire.compression import PIECE, Unpacker
+from cardkeep.wire.compression import PIECE, Plain, Unpacker
 
 _PIECES_PER_JOB = 8
 _PREFIX = "body-"
@@ -104,7 +104,7 @@ class Unpacked:
 
     def file(self) -> Path:
         """All of it as a file; BadRequest if the packed bytes were cut off."""
-        self._unpacker.finish()
+        self._finish()
         file = self._write_out()
         file.close()
         return file.path
@@ -113,7 +113,7 @@ class Unpacked:
         """All of it, where it is; BadRequest if the packed bytes were cut off."""
         if self._file is not None:
             return self.file()
-        self._unpacker.finish()
+        self._finish()
         return b"".join(self._kept)
 
     def remove(self) -> None:
@@ -125,6 +125,10 @@ class Unpacked:
     def on_disk(self) -> bool:
         """Whether there is a file to remove."""
         return self._file is not None
+
+    def _finish(self) -> None:
+        self._unpacker.finish()
+        self._pieces, self._unpacker = iter(()), Plain()  # the frame's window is not needed
 
     def _write_out(self) -> SpoolFile:
         if self._file is None:

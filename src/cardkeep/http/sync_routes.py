@@ -17,7 +17,7 @@ from cardkeep import messages
 from cardkeep.errors import BadRequest, NotAccepted, TooLarge
 from cardkeep.http import errors
 from cardkeep.http.asgi import Headers, Receive, Scope, Send
-from cardkeep.http.bodies import IN_MEMORY, Incoming, KeptBody
+from cardkeep.http.bodies import IN_MEMORY, Incoming, KeptBody, Memory
 from cardkeep.http.errors import Gone, WrongVerb
 from cardkeep.http.limits import Limit, Limits
 from cardkeep.http.outgoing import Outgoing, send_whole
@@ -54,6 +54,9 @@ class SyncRoutes:
         self.limits = limits or Limits()
         self.peer = peer or Peer()
         self.workers = Workers(self.limits.threads)
+        self.memory = Memory()
+        self.open_frames = 0
+        self.unpacking = asyncio.Semaphore(self.limits.threads)
         self.big_json = asyncio.Semaphore(self.limits.big_json_at_once)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -198,7 +201,7 @@ class _Exchange:
 
     async def _keep_body(self, form: FormReader | None = None) -> KeptBody:
         """Reads the body to its end and keeps it; of a form only `data`."""
-        self._kept = kept = KeptBody(self._steps.spool, self._routes.workers)
+        self._kept = kept = KeptBody(self._steps.spool, self._routes.workers, self._routes.memory)
         incoming = self._incoming
         while not incoming.complete:
             data = await incoming.piece()
@@ -230,26 +233,37 @@ class _Exchange:
         return message
 
     async def _read_stream(self, method: Method) -> messages.ClientMessage:
-        """A zstd frame, unpacked as it arrives, to a file if it is long."""
-        run = self._routes.workers.run
+        """A zstd frame, unpacked as it arrives, to a file if it is long.
+
+        An open frame takes as much memory as its window, for as long as its sender takes. So
+        only some are open at once; the others wait on disk until they are all here.
+        """
+        routes = self._routes
+        if routes.open_frames >= self._limits.open_frames:
+            return await self._read_kept(method, await self._keep_body(), Zstd)
         body = self._unpack_to(method, Zstd())
-        while not self._incoming.complete:
-            body.put(await self._incoming.batch())
-            while await run(body.advance):
-                pass
-        return await run(_message_of_body, method, body, self._limits)
+        routes.open_frames += 1
+        try:
+            while not self._incoming.complete:
+                body.put(await self._incoming.batch())
+                while await routes.workers.run(body.advance):
+                    pass
+        finally:
+            routes.open_frames -= 1
+        return await routes.workers.run(_message_of_body, method, body, self._limits)
 
     async def _read_kept(
         self, method: Method, kept: KeptBody, unpacker: Callable[[], Unpacker]
     ) -> messages.ClientMessage:
-        """`data` of a form, known to be gzip or not only now."""
+        """`data` of a form, known to be gzip or not only now; or a frame that had to wait."""
         run = self._routes.workers.run
-        body = self._unpack_to(method, unpacker())
-        pieces = kept.pieces()
-        while (piece := await run(next, pieces, None)) is not None:
-            body.put(piece)
-            while await run(body.advance):
-                pass
+        async with self._routes.unpacking:
+            body = self._unpack_to(method, unpacker())
+            pieces = kept.pieces()
+            while (piece := await run(next, pieces, None)) is not None:
+                body.put(piece)
+                while await run(body.advance):
+                    pass
         if kept.on_disk:
             await run(kept.remove)
         return await run(_message_of_body, method, body, self._limits)
@@ -348,8 +362,10 @@ class _Exchange:
         """Takes away the files that are still there."""
         if self._big:
             self._routes.big_json.release()
-        if self._kept is not None and self._kept.on_disk:
-            await self._routes.workers.run(self._kept.remove)
+        if self._kept is not None:
+            self._kept.forget()
+            if self._kept.on_disk:
+                await self._routes.workers.run(self._kept.remove)
         if self._unpacked is not None and self._unpacked.on_disk:
             await self._routes.workers.run(self._unpacked.remove)
 

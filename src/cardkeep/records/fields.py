@@ -27,6 +27,10 @@ from cardkeep.errors import BadRequest
 from cardkeep.records.numbers import INT64_MAX, INT64_MIN, shortest, single
 from cardkeep.records.protobuf import field_name
 
+#: Bytes of one object (or field, template, configuration value). The largest templates and
+#: style sheets seen have a megabyte or two, with fonts and scripts in them.
+LARGEST_OBJECT: Final = 8 * 1024 * 1024
+
 # Clients parse at most 128 levels, and the objects travel within up to six.
 _MAX_DEPTH = 120
 # Twenty digits are more than 64 bits hold, and Python refuses to read thousands.

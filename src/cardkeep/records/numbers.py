@@ -16,6 +16,10 @@ UInt32 = Annotated[int, Meta(ge=0, le=UINT32_MAX)]
 UInt16 = Annotated[int, Meta(ge=0, le=65535)]
 UInt8 = Annotated[int, Meta(ge=0, le=255)]
 
+# Creation day of a collection in s: 35,000 years either way, within what engines reckon with.
+CREATION_MIN, CREATION_MAX = -(2**40), 2**40
+CreationTime = Annotated[int, Meta(ge=CREATION_MIN, le=CREATION_MAX)]
+
 # Old clients computed intervals and times as floats, and some of those still travel.
 Number = Int64 | float
 

@@ -12,6 +12,7 @@ from cardkeep.errors import BadRequest
 from cardkeep.messages import Caller, Graves, Start
 from cardkeep.sync import session
 from cardkeep.sync.context import Context
+from cardkeep.sync.graves import check_deletions
 
 _LAST_UNBURIED = "lastUnburied"
 _ROLLOVER = "rollover"
@@ -19,9 +20,14 @@ _DAY_KEYS = ("schedVer", _ROLLOVER, "creationOffset", "localOffset", _LAST_UNBUR
 
 
 async def start(context: Context, caller: Caller, message: Start) -> Graves:
-    """Opens a session and tells what was deleted since the client's usn."""
+    """Opens a session and tells what was deleted since the client's usn.
+
+    Raises BadRequest for a client without a session key, or that deleted the default deck.
+    """
     if not caller.session_key:
         raise BadRequest("start without a session key")
+    if message.graves is not None:
+        check_deletions(message.graves)
 
     if context.library.is_warm(caller.user):
         with suppress(session.Long, session.Busy, Locked):

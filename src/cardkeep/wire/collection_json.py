@@ -15,7 +15,7 @@ from cardkeep.records import deck, deck_config, notetype
 from cardkeep.records.card import CardEntry, card_row
 from cardkeep.records.grave import GravesEntry, grave_ids
 from cardkeep.records.note import NoteEntry, NoteRow, note_entry, note_row
-from cardkeep.records.numbers import Int32, Int64, UInt32
+from cardkeep.records.numbers import CreationTime, Int32, UInt32
 from cardkeep.records.revlog import RevlogEntry, revlog_row
 from cardkeep.wire.json_values import JsonText, encode, parse, require_storable
 from cardkeep.wire.versions import require_known
@@ -52,7 +52,7 @@ class _Changes(msgspec.Struct):
     decks: tuple[list[Any], list[Any]]
     tags: list[str]
     conf: dict[str, Any] | None = None
-    crt: Int64 | None = None
+    crt: CreationTime | None = None
 
 
 class _ApplyChanges(msgspec.Struct):

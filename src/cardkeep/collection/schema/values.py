@@ -13,6 +13,9 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from cardkeep.records.fields import LARGEST_OBJECT
+from cardkeep.records.numbers import CREATION_MAX, CREATION_MIN
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -69,8 +72,8 @@ def _text(column: str, mend: str = "") -> Rule:
     return Rule(column, f"typeof({column}) = 'text'", mend)
 
 
-def _blob(column: str, most: int) -> Rule:
-    return Rule(column, f"typeof({column}) = 'blob' AND length({column}) <= {most}")
+def _blob(column: str) -> Rule:
+    return Rule(column, f"typeof({column}) = 'blob' AND length({column}) <= {LARGEST_OBJECT}")
 
 
 def _usn() -> Rule:
@@ -85,14 +88,10 @@ _INT64 = (-(2**63), 2**63 - 1)
 # Milliseconds until the year 9999.
 _TIME = (0, 253_402_300_799_999)
 
-# What one object of a kind may take. The largest templates and style sheets seen have a
-# megabyte or two (fonts and scripts in them).
-_LARGE = 8 * 1024 * 1024
-_SMALL = 1024 * 1024
 
 RULES: dict[str, tuple[Rule, ...]] = {
     "col": (
-        _within("crt", -(2**40), 2**40),
+        _within("crt", CREATION_MIN, CREATION_MAX),
         _within("mod", *_TIME),
         _within("scm", *_TIME),
         # The last syncs before the end of 32 bits are not for here.
@@ -101,7 +100,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         _within("dty", *_UINT32, mend="0"),
     ),
     "notes": (
-        _id(),
+        _integer("id"),
         _text("guid"),
         _id("mid"),
         _number("mod", *_INT64),
@@ -114,7 +113,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         _text("data", "''"),
     ),
     "cards": (
-        _id(),
+        _integer("id"),
         _integer("nid"),
         _integer("did"),
         _within("ord", *_UINT16),
@@ -149,35 +148,35 @@ RULES: dict[str, tuple[Rule, ...]] = {
         # Clients leave -1 here, and nobody reads it: it is given back as it came.
         _within("usn", -1, 2**31 - 1, "0"),
         _integer("mtime_secs", "0"),
-        _blob("val", _LARGE),
+        _blob("val"),
     ),
     "deck_config": (
         _id(),
         _text("name"),
         _number("mtime_secs", *_INT64),
         _usn(),
-        _blob("config", _SMALL),
+        _blob("config"),
     ),
     "decks": (
         _id(),
         _text("name"),
         _number("mtime_secs", *_INT64),
         _usn(),
-        _blob("common", _SMALL),
-        _blob("kind", _SMALL),
+        _blob("common"),
+        _blob("kind"),
     ),
     "notetypes": (
         _id(),
         _text("name"),
         _number("mtime_secs", *_INT64),
         _usn(),
-        _blob("config", _LARGE),
+        _blob("config"),
     ),
     "fields": (
         _id("ntid"),
         _within("ord", *_UINT16),
         _text("name"),
-        _blob("config", _SMALL),
+        _blob("config"),
     ),
     "templates": (
         _id("ntid"),
@@ -185,7 +184,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         _text("name"),
         _integer("mtime_secs", "0"),
         _usn(),
-        _blob("config", _LARGE),
+        _blob("config"),
     ),
     "tags": (
         _text("tag"),
