@@ -11,7 +11,7 @@ Two files in the user's `.cardkeep`, both made once and never replaced:
 None of it is flushed to disk: what a crash of the machine loses is a sync that no client
 believes in. Nor are files truncated or renamed on the way: file systems such as ext4 take
 both for a replacement that is to be written to disk at once. What `sync` does with a state is
-not known here.
+not known here, but for whether its client may still be there.
 """
 
 import array
@@ -94,7 +94,22 @@ class State(msgspec.Struct, frozen=True):
     journal: int = 0
 
 
+# A client that says nothing for this long has gone: version 11 gives up after 30 s (60 s
+# on the desktop), older ones after 60 s a request, and pause up to minutes between two.
+_GONE_AFTER_MS = {11: 60_000}
+_OLD_GONE_AFTER_MS = 300_000
+
 _state = msgspec.json.Decoder(State)
+
+
+def is_live(state: State | None) -> bool:
+    """Whether a client may be in the middle of this sync."""
+    return state is not None and not state.closed and state.committed is None
+
+
+def gone_after(state: State) -> int:
+    """The ms of silence after which the client of a live sync has surely gone."""
+    return _GONE_AFTER_MS.get(state.protocol, _OLD_GONE_AFTER_MS)
 
 
 class Locked(Exception):
