@@ -131,11 +131,7 @@ class SessionFile:
         self._length = 0
 
     def __enter__(self) -> Self:
-        try:
-            self._fd = os.open(self.folder.session, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:
-            self.folder.make()
-            self._fd = os.open(self.folder.session, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = self.folder.open_own(self.folder.session, os.O_RDWR)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | (0 if self._wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -224,8 +220,7 @@ class SessionFile:
 
     def _open_journal(self) -> int:
         if self._journal < 0:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            self._journal = os.open(self.folder.journal, flags, 0o600)
+            self._journal = self.folder.open_own(self.folder.journal, os.O_RDWR)
         return self._journal
 
 
