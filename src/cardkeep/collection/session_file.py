@@ -18,7 +18,9 @@ import array
 import fcntl
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from types import TracebackType
 from typing import Self
@@ -26,6 +28,7 @@ from typing import Self
 import msgspec
 
 from cardkeep.collection.folder import UserFolder
+from cardkeep.errors import Unavailable
 
 _FRAME = struct.Struct("<BQ")
 _STATE_SIZE = 4096
@@ -232,3 +235,28 @@ def _read(descriptor: int, at: int, size: int) -> bytes:
         at += len(piece)
         size -= len(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+@contextmanager
+def between_syncs(
+    folder: UserFolder, now_ms: Callable[[], int], *, patience: float
+) -> Iterator[SessionFile]:
+    """The user's lock at a moment when no client is in the middle of a sync.
+
+    For commands: a running sync is waited for, not ended. Raises Unavailable if after `patience`
+    seconds there still is one.
+    """
+    end = time.monotonic() + patience
+    while True:
+        with SessionFile(folder, wait=True) as file:
+            state = file.read()
+            if state is None or not is_live(state) or _is_gone(state, now_ms()):
+                yield file
+                return
+        if time.monotonic() >= end:
+            raise Unavailable(f"a sync of this user goes on for more than {patience:.0f} s")
+        time.sleep(0.1)
+
+
+def _is_gone(state: State, now: int) -> bool:
+    return now - state.active >= gone_after(state)

@@ -98,7 +98,8 @@ def _inspect(connection: sqlite3.Connection) -> None:
     objects = read_objects(connection)
     version = schema_version(connection, objects)
     schema = SCHEMA_18 if version == SCHEMA_18.version else SCHEMA_11
-    stale = check_objects(objects, schema)
+    check_tables(objects, schema)
+    stale = stale_objects(objects, schema)
     _check_internal(connection, objects)
     _check_pages(connection)
     small = schema.tables.keys() - LARGE
@@ -190,8 +191,8 @@ def schema_version(connection: sqlite3.Connection, objects: dict[str, SchemaObje
     return int(version)
 
 
-def check_objects(objects: dict[str, SchemaObject], schema: Schema) -> list[str]:
-    """Names of what is to be dropped or made anew; NotAccepted for what does not belong."""
+def check_tables(objects: dict[str, SchemaObject], schema: Schema) -> None:
+    """That all tables are there, as Anki makes them. Raises NotAccepted."""
     for name, table in schema.tables.items():
         if name not in objects:
             raise NotAccepted(
@@ -199,6 +200,10 @@ def check_objects(objects: dict[str, SchemaObject], schema: Schema) -> list[str]
                 f"no table {name}",
             )
         _check_table(objects[name], table)
+
+
+def stale_objects(objects: dict[str, SchemaObject], schema: Schema) -> list[str]:
+    """Names of what is to be dropped or made anew; NotAccepted for what does not belong."""
     stale = []
     for name, found in objects.items():
         if name in schema.tables:
