@@ -22,7 +22,7 @@ from cardkeep.collection.faults import Trouble
 from cardkeep.collection.folder import UserFolder
 from cardkeep.collection.schema.tables import SCHEMA_18
 from cardkeep.collection.session_file import SessionFile, between_syncs
-from cardkeep.errors import BadRequest, Unavailable
+from cardkeep.errors import BadRequest, CopyError, Unavailable
 from cardkeep.messages import Counts, Finding
 from cardkeep.records import notetype
 from cardkeep.records.note import FIELD_SEPARATOR, note_fields, sort_field_and_checksum
@@ -47,14 +47,16 @@ def check_collection(
     repair: bool = False,
     quick: bool = False,
     progress: Callable[[int], None] = lambda _: None,
+    keep_copy: Callable[[], object] = lambda: None,
     patience: float = PATIENCE,
 ) -> Iterator[Finding]:
     """What is wrong with a user's collection; nothing for a user who has none.
 
     `quick` leaves out what takes long: whether indexes agree with their tables, and the texts
-    of notes. With `repair`, what can be mended is, once no client of the user is in the middle
-    of a sync, for which `patience` seconds are waited. `progress` is told how much was done since
-    the last time, in parts of WHOLE.
+    of notes. With `repair`, what can be mended is: after `keep_copy`, which keeps a copy of the
+    collection as it was, and once no client of the user is in the middle of a sync, for which
+    `patience` seconds are waited. `progress` is told how much was done since the last time, in
+    parts of WHOLE.
     """
     if not folder.collection.exists():
         if folder.counts.exists():
@@ -73,7 +75,9 @@ def check_collection(
     try:
         db.execute("PRAGMA query_only = ON")
         faults.prepare(db)
-        yield from _Check(folder, db, now_ms, repair, quick, progress, patience).findings()
+        yield from _Check(
+            folder, db, now_ms, repair, quick, progress, keep_copy, patience
+        ).findings()
     finally:
         database.close(db)
 
@@ -89,6 +93,7 @@ class _Check:
         repair: bool,
         quick: bool,
         progress: Callable[[int], None],
+        keep_copy: Callable[[], object],
         patience: float,
     ) -> None:
         self._folder = folder
@@ -97,6 +102,7 @@ class _Check:
         self._repair = repair
         self._quick = quick
         self._progress = _Progress(progress)
+        self._keep_copy = keep_copy
         self._patience = patience
 
     def findings(self) -> Iterator[Finding]:
@@ -155,6 +161,7 @@ class _Check:
     ) -> Iterator[Finding]:
         """Mends, and tells by another look what became of each of the troubles."""
         try:
+            self._keep_copy()
             with (
                 between_syncs(self._folder, self._now_ms, patience=self._patience),
                 self._writing(),
@@ -165,7 +172,7 @@ class _Check:
                         _apply(work, trouble.mend)
                 mending.commit(work)
                 counts.keep(self._folder, header.read(self._db), counts.count(self._db))
-        except (Unavailable, sqlite3.Error, OSError) as error:
+        except (Unavailable, CopyError, sqlite3.Error, OSError) as error:
             yield Finding("not-mended", f"Nothing was mended: {error}.", harmless=True)
             yield from (each.finding for each in troubles)
             return
@@ -197,15 +204,14 @@ class _Check:
             for name in Counts.__struct_fields__
             if getattr(kept, name) != getattr(counted, name)
         ]
+        repaired = False
         if self._repair:
             with SessionFile(self._folder, wait=True):
                 counts.keep(self._folder, header.read(self._db), counts.count(self._db))
-        yield Finding(
-            "counts",
-            f"The kept counts are wrong: {', '.join(wrong)}.",
-            repaired=self._repair,
-            repairable=True,
-        )
+                kept, counted = self._counts()
+                repaired = kept == counted
+        text = f"The kept counts are wrong: {', '.join(wrong)}."
+        yield Finding("counts", text, repaired=repaired, repairable=True)
 
     def _counts(self) -> tuple[Counts | None, Counts]:
         self._db.execute("BEGIN")

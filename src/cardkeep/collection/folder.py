@@ -21,6 +21,11 @@ class UserFolder:
         return self.root / "collection.anki2"
 
     @cached_property
+    def fresh(self) -> Path:
+        """A new collection while it is being made, under the user's lock."""
+        return self.ours / "new.anki2"
+
+    @cached_property
     def ours(self) -> Path:
         """Everything that only cardkeep reads."""
         return self.root / ".cardkeep"
