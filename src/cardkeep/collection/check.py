@@ -62,6 +62,9 @@ def check_collection(
         if folder.counts.exists():
             yield Finding("collection-missing", "The collection is gone. Restore a kept copy.")
         return
+    if not _is_database(folder):
+        yield Finding("damaged", f"{folder.collection} is no SQLite file. Restore a kept copy.")
+        return
     try:
         # Not read-only: a file of another origin is turned to a write-ahead log, as the server
         # does when it meets it; with a rollback journal, readers would block it.
@@ -357,6 +360,12 @@ class _Progress:
     def finish(self) -> None:
         """Everything was done."""
         self.add(WHOLE)
+
+
+def _is_database(folder: UserFolder) -> bool:
+    """SQLite would make one of an empty file."""
+    with database.raw_reader(folder.collection) as reader:
+        return reader.read_at(0, 16) == b"SQLite format 3\0"
 
 
 def _rows(db: sqlite3.Connection) -> dict[str, int]:
