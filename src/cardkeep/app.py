@@ -14,6 +14,7 @@ from cardkeep.accounts.store import AccountStore
 from cardkeep.backups import retention, shrink
 from cardkeep.backups.history import History
 from cardkeep.backups.keeper import Keeper
+from cardkeep.collection.folder import give_to_owner
 from cardkeep.collection.library import Library
 from cardkeep.http import asgi
 from cardkeep.http.application import Application as HttpApplication
@@ -55,7 +56,10 @@ def open_accounts(settings: Settings) -> AccountStore:
 def spool_folder(settings: Settings) -> Path:
     """The folder for bodies that do not belong in memory, on the collections' file system."""
     folder = settings.folder / ".cardkeep" / "spool"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for made in (folder.parent, folder):
+            give_to_owner(made, settings.folder)
     return folder
 
 

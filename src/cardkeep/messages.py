@@ -63,6 +63,21 @@ class Caller(Record, frozen=True):
     arrival: int = 0
 
 
+class Finding(Record, frozen=True):
+    """Something that a check of what is stored found.
+
+    `kind` is a short word that stays the same, for programs; `what` is a sentence. `repairable`
+    means that a check that repairs mends it, `repaired` that one did. What is `harmless` is
+    told, but does not make a check fail.
+    """
+
+    kind: str
+    what: str
+    repaired: bool = False
+    repairable: bool = False
+    harmless: bool = False
+
+
 # --- client to server: collection -------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from cardkeep.backups import retention
 from cardkeep.backups.snapshot import DESTRUCTIVE, Cause, Copy, MediaFile, Snapshots, State
 from cardkeep.collection import counts, header, whole
-from cardkeep.collection.folder import UserFolder
+from cardkeep.collection.folder import UserFolder, give_to_owner
 from cardkeep.collection.library import Library
 from cardkeep.collection.session_file import SessionFile
 from cardkeep.errors import CopyError, Unavailable
@@ -234,6 +234,7 @@ def _mark_copied(folder: UserFolder, now_ms: int) -> None:
     moment = now_ms / 1000
     with contextlib.suppress(OSError):  # a full disk: the next sync has another one made
         folder.copied.touch(mode=0o600)
+        give_to_owner(folder.copied, folder.root)
         os.utime(folder.copied, (moment, moment))
 
 

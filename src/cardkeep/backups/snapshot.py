@@ -29,7 +29,7 @@ from typing import IO
 import msgspec
 import zstandard
 
-from cardkeep.collection.folder import UserFolder
+from cardkeep.collection.folder import UserFolder, give_to_owner
 from cardkeep.collection.header import Header
 from cardkeep.errors import CopyError, NoSuchCopy
 from cardkeep.messages import ByteSource, Counts
@@ -58,11 +58,12 @@ class Reason(StrEnum):
     DELETION = "deletion"
     RESTORE = "restore"
     IMPORT = "import"
+    REPAIR = "repair"
     MANUAL = "manual"
 
 
 #: Copies taken before a step that replaces or deletes much.
-DESTRUCTIVE = {Reason.UPLOAD, Reason.DELETION, Reason.RESTORE, Reason.IMPORT}
+DESTRUCTIVE = {Reason.UPLOAD, Reason.DELETION, Reason.RESTORE, Reason.IMPORT, Reason.REPAIR}
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -197,6 +198,14 @@ class Snapshots:
         except (OSError, zstandard.ZstdError, msgspec.DecodeError) as error:
             raise CopyError(f"the media list of copy {copy.id} cannot be read: {error}") from error
 
+    def packed_size(self, copy: Copy) -> int:
+        """The bytes on disk of what `copy.bytes` counts. Raises OSError."""
+        return sum((self.path / copy.id / name).stat().st_size for name in (_COLLECTION, _MEDIA))
+
+    def half_made(self) -> list[Path]:
+        """What is being made or removed just now, or was left by a killed process."""
+        return list(self.path.glob(f"{_MAKING}*"))
+
     # --- making and removing ------------------------------------------------------------
 
     def take(self, state: State, cause: Cause, now_ms: int) -> Copy:
@@ -226,7 +235,9 @@ class Snapshots:
     def pin(self, copy: Copy) -> None:
         """From now on the copy stays until `unpin`."""
         with _told(copy):
-            (self.path / copy.id / _PINNED).touch(mode=0o600)
+            pin = self.path / copy.id / _PINNED
+            pin.touch(mode=0o600)
+            give_to_owner(pin, self._folder.root)
             _flush(self.path / copy.id)
 
     def unpin(self, copy: Copy) -> None:
@@ -260,13 +271,18 @@ class Snapshots:
     def _alone(self) -> Iterator[None]:
         """Waits until nobody else, in any process, makes or removes a copy of the user."""
         self._folder.make()
-        self.path.mkdir(mode=0o700, exist_ok=True)
-        with (self.path / _LOCK).open("ab") as lock:
+        if not self.path.exists():
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            give_to_owner(self.path, self._folder.root)
+        lock = self._folder.open_own(self.path / _LOCK, os.O_RDWR)
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(lock)
 
     def _sweep(self) -> int:
-        left = list(self.path.glob(f"{_MAKING}*"))
+        left = self.half_made()
         for path in left:
             shutil.rmtree(path, ignore_errors=True)
         return len(left)
@@ -309,6 +325,8 @@ class Snapshots:
         for number in range(1, 1000):
             named = msgspec.structs.replace(copy, id=name if number == 1 else f"{name}-{number}")
             _write(making / _MANIFEST, msgspec.json.format(msgspec.json.encode(named)))
+            for made in (making, *making.iterdir()):
+                give_to_owner(made, self._folder.root)
             _flush(making)
             try:
                 making.rename(self.path / named.id)
@@ -337,6 +355,7 @@ class Snapshots:
         manifest = self.path / copy.id / _MANIFEST
         aside = manifest.with_suffix(".new")
         _write(aside, msgspec.json.format(msgspec.json.encode(promoted)))
+        give_to_owner(aside, self._folder.root)
         aside.rename(manifest)
         _flush(manifest.parent)
         return msgspec.structs.replace(promoted, pinned=copy.pinned)

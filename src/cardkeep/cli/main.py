@@ -16,6 +16,7 @@ from cardkeep.errors import CardkeepError, SettingsError
 COMMANDS = {
     "serve": ("cardkeep.cli.serve", "serve"),
     "user": ("cardkeep.cli.user", "user"),
+    "check": ("cardkeep.cli.check", "check"),
     "device": ("cardkeep.cli.device", "device"),
     "snapshot": ("cardkeep.cli.snapshot", "snapshot"),
     "history": ("cardkeep.cli.history", "history"),

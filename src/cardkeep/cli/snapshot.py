@@ -101,6 +101,7 @@ _REASONS = {
     Reason.DELETION: "a large deletion",
     Reason.RESTORE: "a restore",
     Reason.IMPORT: "an import",
+    Reason.REPAIR: "a repair",
     Reason.MANUAL: "(by command)",
 }
 

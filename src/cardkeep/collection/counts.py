@@ -75,7 +75,7 @@ def keep(folder: UserFolder, header: Header, counts: Counts) -> None:
     known = _Kept(inode, header.usn, header.mod, header.scm, counts)
     # What was committed is committed, also where the disk has no room for these numbers.
     with suppress(OSError):
-        fd = os.open(folder.counts, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = folder.open_own(folder.counts, os.O_WRONLY)
         try:
             os.pwrite(fd, msgspec.json.encode(known).ljust(_SIZE), 0)
         finally:

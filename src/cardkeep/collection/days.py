@@ -7,6 +7,8 @@ from typing import Any
 _HOUR = 3600
 _DAY = 24 * _HOUR
 DEFAULT_ROLLOVER = 4
+#: The values of the configuration that `today` looks at.
+KEYS = ("schedVer", "rollover", "creationOffset", "localOffset")
 
 
 def today(crt: int, now: int, conf: Mapping[str, Any]) -> int:

@@ -2,11 +2,13 @@
 """The `decks` table; names are unique under the unicase collation."""
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from cardkeep.records.deck import Deck
+from cardkeep.records.deck import NEW_COMMON, NEW_KIND, Deck
+from cardkeep.records.unicase import fold
 
 _COLUMNS = "id, name, mtime_secs, usn, common, kind"
+_SEPARATOR = "\x1f"
 
 
 def since(db: sqlite3.Connection, min_usn: int) -> list[Deck]:
@@ -70,3 +72,25 @@ def rename(db: sqlite3.Connection, deck_id: int, name: str, *, mtime: int, usn: 
 def delete(db: sqlite3.Connection, ids: Iterable[int]) -> int:
     """Deletes decks, and only them; returns how many there were."""
     return max(db.executemany("DELETE FROM decks WHERE id = ?", [(i,) for i in ids]).rowcount, 0)
+
+
+def missing_parents(names: list[str]) -> Iterator[str]:
+    """Native names of decks that others are below of, but that are not there, outermost first."""
+    known = {fold(name) for name in names}
+    for name in sorted(names):
+        end = name.find(_SEPARATOR)
+        while end > 0:
+            parent = name[:end]
+            if fold(parent) not in known:
+                known.add(fold(parent))
+                yield parent
+            end = name.find(_SEPARATOR, end + 1)
+
+
+def add(db: sqlite3.Connection, names: Iterable[str], *, now_ms: int, usn: int) -> None:
+    """Adds decks of these native names as a client's own check of the database does."""
+    deck_id = now_ms
+    for name in names:
+        while get(db, deck_id) is not None:
+            deck_id += 1
+        put(db, Deck(deck_id, name, now_ms // 1000, usn, NEW_COMMON, NEW_KIND))

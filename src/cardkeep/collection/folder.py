@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Where a user's things are: the official server's names, and ours below `.cardkeep`."""
 
+import os
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +19,11 @@ class UserFolder:
     def collection(self) -> Path:
         """The collection, schema 18, as the official server names it."""
         return self.root / "collection.anki2"
+
+    @cached_property
+    def fresh(self) -> Path:
+        """A new collection while it is being made, under the user's lock."""
+        return self.ours / "new.anki2"
 
     @cached_property
     def ours(self) -> Path:
@@ -75,5 +81,29 @@ class UserFolder:
 
     def make(self) -> None:
         """Creates the folder and ours in it; readable by the server's own user only."""
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.ours.mkdir(mode=0o700, exist_ok=True)
+        for folder in (self.root, self.ours):
+            try:
+                folder.mkdir(mode=0o700, parents=True)
+            except FileExistsError:
+                continue
+            give_to_owner(folder, self.root.parent)
+
+    def open_own(self, path: Path, flags: int) -> int:
+        """A descriptor of one of our files, which is made if it is not there."""
+        try:
+            return os.open(path, flags | os.O_CLOEXEC)
+        except FileNotFoundError:
+            self.make()
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        give_to_owner(descriptor, self.root)
+        return descriptor
+
+
+def give_to_owner(made: int | Path, like: Path) -> None:
+    """Gives what root made to the owner of `like`, as whom the server runs.
+
+    A command run by root must not lock the server out.
+    """
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        owner = like.stat()
+        os.chown(made, owner.st_uid, owner.st_gid)

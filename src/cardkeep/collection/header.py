@@ -43,3 +43,8 @@ def set_crt(db: sqlite3.Connection, crt: int) -> None:
 def set_replaced(db: sqlite3.Connection, *, now: int, usn: int) -> None:
     """Makes a collection one that no device has: each asks its user for the direction."""
     db.execute("UPDATE col SET mod = ?, scm = ?, ls = ?, usn = ?", (now, now, now, usn))
+
+
+def set_mod(db: sqlite3.Connection, mod: int) -> None:
+    """Tells every device that there is something new; `mod` in ms."""
+    db.execute("UPDATE col SET mod = ?", (mod,))

@@ -163,11 +163,10 @@ class Library:
         with SessionFile(folder, wait=True):
             if folder.collection.exists():
                 return
-            aside = folder.ours / "new.anki2"
-            aside.unlink(missing_ok=True)
-            create(aside, self._now_ms())
-            _flush(aside)
-            aside.rename(folder.collection)
+            folder.fresh.unlink(missing_ok=True)
+            create(folder.fresh, self._now_ms())
+            _flush(folder.fresh)
+            folder.fresh.rename(folder.collection)
             _flush(folder.root)
 
     def _make_room(self, user: str, held: Open) -> None:

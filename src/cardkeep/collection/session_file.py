@@ -11,14 +11,16 @@ Two files in the user's `.cardkeep`, both made once and never replaced:
 None of it is flushed to disk: what a crash of the machine loses is a sync that no client
 believes in. Nor are files truncated or renamed on the way: file systems such as ext4 take
 both for a replacement that is to be written to disk at once. What `sync` does with a state is
-not known here.
+not known here, but for whether its client may still be there.
 """
 
 import array
 import fcntl
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from types import TracebackType
 from typing import Self
@@ -26,6 +28,7 @@ from typing import Self
 import msgspec
 
 from cardkeep.collection.folder import UserFolder
+from cardkeep.errors import Unavailable
 
 _FRAME = struct.Struct("<BQ")
 _STATE_SIZE = 4096
@@ -96,7 +99,22 @@ class State(msgspec.Struct, frozen=True):
     sent: int = 0
 
 
+# A client that says nothing for this long has gone: version 11 gives up after 30 s (60 s
+# on the desktop), older ones after 60 s a request, and pause up to minutes between two.
+_GONE_AFTER_MS = {11: 60_000}
+_OLD_GONE_AFTER_MS = 300_000
+
 _state = msgspec.json.Decoder(State)
+
+
+def is_live(state: State | None) -> bool:
+    """Whether a client may be in the middle of this sync."""
+    return state is not None and not state.closed and state.committed is None
+
+
+def gone_after(state: State) -> int:
+    """The ms of silence after which the client of a live sync has surely gone."""
+    return _GONE_AFTER_MS.get(state.protocol, _OLD_GONE_AFTER_MS)
 
 
 class Locked(Exception):
@@ -118,11 +136,7 @@ class SessionFile:
         self._length = 0
 
     def __enter__(self) -> Self:
-        try:
-            self._fd = os.open(self.folder.session, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:
-            self.folder.make()
-            self._fd = os.open(self.folder.session, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = self.folder.open_own(self.folder.session, os.O_RDWR)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | (0 if self._wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -211,8 +225,7 @@ class SessionFile:
 
     def _open_journal(self) -> int:
         if self._journal < 0:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            self._journal = os.open(self.folder.journal, flags, 0o600)
+            self._journal = self.folder.open_own(self.folder.journal, os.O_RDWR)
         return self._journal
 
 
@@ -224,3 +237,28 @@ def _read(descriptor: int, at: int, size: int) -> bytes:
         at += len(piece)
         size -= len(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+@contextmanager
+def between_syncs(
+    folder: UserFolder, now_ms: Callable[[], int], *, patience: float
+) -> Iterator[SessionFile]:
+    """The user's lock at a moment when no client is in the middle of a sync.
+
+    For commands: a running sync is waited for, not ended. Raises Unavailable if after `patience`
+    seconds there still is one.
+    """
+    end = time.monotonic() + patience
+    while True:
+        with SessionFile(folder, wait=True) as file:
+            state = file.read()
+            if state is None or not is_live(state) or _is_gone(state, now_ms()):
+                yield file
+                return
+        if time.monotonic() >= end:
+            raise Unavailable(f"a sync of this user goes on for more than {patience:.0f} s")
+        time.sleep(0.1)
+
+
+def _is_gone(state: State, now: int) -> bool:
+    return now - state.active >= gone_after(state)

@@ -12,7 +12,7 @@ from cardkeep.http.limits import Limit
 from cardkeep.wire.compression import PIECE, Plain, Unpacker
 
 _PIECES_PER_JOB = 8
-_PREFIX = "body-"
+PREFIX = "body-"
 
 
 class SpoolFile:
@@ -22,7 +22,7 @@ class SpoolFile:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._fd, name = tempfile.mkstemp(prefix=_PREFIX, dir=folder)
+        self._fd, name = tempfile.mkstemp(prefix=PREFIX, dir=folder)
         self.path = Path(name)
 
     def write(self, data: bytes | bytearray) -> None:
@@ -56,7 +56,7 @@ def sweep(folder: Path, before: float) -> int:
     Those last written to before the Unix time `before`, which must be earlier than the start
     of any process that uses the folder.
     """
-    left = [path for path in folder.glob(f"{_PREFIX}*") if path.stat().st_mtime < before]
+    left = [path for path in folder.glob(f"{PREFIX}*") if path.stat().st_mtime < before]
     for path in left:
         path.unlink(missing_ok=True)
     return len(left)

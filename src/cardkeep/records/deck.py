@@ -270,6 +270,27 @@ def to_json(deck: Deck) -> dict[str, Any]:
     }
 
 
+def is_filtered(kind: bytes) -> bool | None:
+    """What the blob `kind` says; None if it does not decode or is of neither kind."""
+    which = _which(kind)
+    return None if which is None else which[0] == "filtered"
+
+
+def options_of(kind: bytes) -> int | None:
+    """The id of a normal deck's preset; None for other decks, and what does not decode."""
+    which = _which(kind)
+    return which[1].normal.config_id if which and which[0] == "normal" else None
+
+
+def _which(blob: bytes) -> tuple[str, Any] | None:
+    try:
+        kind: Any = decode(_Kind, blob, "deck")
+    except BadRequest:
+        return None
+    which = kind.WhichOneof("kind")
+    return None if which is None else (which, kind)
+
+
 def keep_unknown(stored: Deck, received: Deck) -> Deck:
     """`received` with the protobuf fields of `stored` that this program does not know."""
     where = f"deck {received.id}"

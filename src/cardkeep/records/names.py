@@ -7,7 +7,7 @@ so that a deck sorts right before its children.
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 _NATIVE_SEPARATOR = "\x1f"
@@ -41,6 +41,13 @@ _remembered = lru_cache(maxsize=2048)(_native)
 def deck_human(native: str) -> str:
     """The name as people and JSON have it."""
     return native.replace(_NATIVE_SEPARATOR, _HUMAN_SEPARATOR)
+
+
+def free_name(name: str, is_taken: Callable[[str], bool]) -> str:
+    """The name with as many `+` as it takes, as every client does it."""
+    while is_taken(name):
+        name += "+"
+    return name
 
 
 def normalized_tag(name: str) -> str:

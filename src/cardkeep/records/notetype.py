@@ -244,6 +244,18 @@ def sort_index(config: bytes) -> int:
     return index
 
 
+def is_cloze(config: bytes) -> bool | None:
+    """Whether notes of this notetype have cards by what is in them, and not one a template.
+
+    None if the blob does not decode.
+    """
+    try:
+        message: Any = decode(_NotetypeConfig, config, "notetype")
+    except BadRequest:
+        return None
+    return bool(message.kind == 1)
+
+
 def _field(value: Any, where: str) -> Field:
     columns, config = _read(_FIELD, _FieldConfig, value, where)
     return Field(columns["name"], config)

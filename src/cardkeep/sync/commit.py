@@ -27,10 +27,10 @@ from cardkeep.collection import (
 )
 from cardkeep.collection.session_file import Kind, SessionFile, State
 from cardkeep.records import deck, deck_config, notetype
+from cardkeep.records.names import free_name
 from cardkeep.sync import journal
 from cardkeep.sync.journal import JournaledChanges
 from cardkeep.sync.newer import server_keeps
-from cardkeep.sync.renames import free_name
 
 
 @dataclass(slots=True)

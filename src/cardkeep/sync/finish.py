@@ -4,7 +4,7 @@
 import msgspec
 
 from cardkeep.collection import header
-from cardkeep.collection.session_file import Locked, SessionFile
+from cardkeep.collection.session_file import Locked, SessionFile, is_live
 from cardkeep.errors import Conflict
 from cardkeep.messages import Abort, Caller, Finish, Finished, Nothing
 from cardkeep.sync import session
@@ -68,6 +68,6 @@ def _abort(context: Context, caller: Caller) -> Nothing:
     folder = context.library.folder(caller.user)
     with SessionFile(folder, wait=True) as file:
         state = file.read()
-        if state is not None and state.key == caller.session_key and session.is_live(state):
+        if state is not None and state.key == caller.session_key and is_live(state):
             file.write(msgspec.structs.replace(state, closed=True))
     return Nothing()

@@ -8,16 +8,11 @@ the next usn, which every device gets with its next sync.
 """
 
 import sqlite3
-from collections.abc import Iterator
 
 import msgspec
 
 from cardkeep.collection import cards, decks, graves
 from cardkeep.collection.session_file import State
-from cardkeep.records.deck import NEW_COMMON, NEW_KIND, Deck
-from cardkeep.records.unicase import fold
-
-_SEPARATOR = "\x1f"
 
 
 class Mended(msgspec.Struct, frozen=True):
@@ -43,33 +38,11 @@ def mend(
     found = cards.without_deck(db, min_usn=state.min_usn, usn=state.usn)
     homeless = [card for card in found if card not in surplus]
     orphaned = new_deck_names or graves.has_decks(db, state.min_usn)
-    parents = list(_missing_parents(decks.names(db))) if orphaned else []
+    parents = list(decks.missing_parents(decks.names(db))) if orphaned else []
     if not (surplus or homeless or parents):
         return None
     deleted = cards.delete(db, surplus)
     graves.bury(db, graves.CARD, surplus, usn)
     cards.give_deck(db, homeless, mod=now, usn=usn)
-    _add(db, parents, now_ms, usn)
+    decks.add(db, parents, now_ms=now_ms, usn=usn)
     return Mended(deleted, len(homeless), len(parents))
-
-
-def _missing_parents(names: list[str]) -> Iterator[str]:
-    """Native names of decks that others are below of, but that are not there, outermost first."""
-    known = {fold(name) for name in names}
-    for name in sorted(names):
-        end = name.find(_SEPARATOR)
-        while end > 0:
-            parent = name[:end]
-            if fold(parent) not in known:
-                known.add(fold(parent))
-                yield parent
-            end = name.find(_SEPARATOR, end + 1)
-
-
-def _add(db: sqlite3.Connection, names: list[str], now_ms: int, usn: int) -> None:
-    """Adds decks as a client's own check of the database does."""
-    deck_id = now_ms
-    for name in names:
-        while decks.get(db, deck_id) is not None:
-            deck_id += 1
-        decks.put(db, Deck(deck_id, name, now_ms // 1000, usn, NEW_COMMON, NEW_KIND))

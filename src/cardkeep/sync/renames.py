@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TypeVar
 
 from cardkeep.records.deck import Deck
+from cardkeep.records.names import free_name
 from cardkeep.records.notetype import Notetype
 from cardkeep.records.unicase import fold
 from cardkeep.sync.journal import Renamed
@@ -40,13 +41,6 @@ def make_way(
         wanted.add(fold(name))
         given.append(Renamed(own, name, now))
     return given
-
-
-def free_name(name: str, is_taken: Callable[[str], bool]) -> str:
-    """The name with as many `+` as it takes, as every client does it."""
-    while is_taken(name):
-        name += "+"
-    return name
 
 
 def sending_order(objects: Iterable[N]) -> list[N]:

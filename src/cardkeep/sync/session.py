@@ -15,7 +15,14 @@ from typing import TypeVar
 
 import msgspec
 
-from cardkeep.collection.session_file import Ended, Locked, SessionFile, State
+from cardkeep.collection.session_file import (
+    Ended,
+    Locked,
+    SessionFile,
+    State,
+    gone_after,
+    is_live,
+)
 from cardkeep.errors import Conflict, Refused, Unavailable
 from cardkeep.messages import Caller
 from cardkeep.sync.context import Context
@@ -27,10 +34,6 @@ TAKE_OVER_AFTER = 15.0
 _LOOK_EVERY = 0.03
 # A commit of the other device that is under way is waited for a little longer.
 _GIVE_UP_AFTER = 25.0
-# A client that says nothing for this long has gone: version 11 gives up after 30 s (60 s
-# on the desktop), older ones after 60 s a request, and pause up to minutes between two.
-_GONE_AFTER_MS = {11: 60_000}
-_OLD_GONE_AFTER_MS = 300_000
 # The same device begins anew: its earlier sync was killed. Not at once, since a login can
 # have been copied to a second device.
 _SAME_DEVICE_GONE_AFTER_MS = 3_000
@@ -77,20 +80,13 @@ async def when_free(context: Context, attempt: Callable[[bool], T], *, long: boo
         await asyncio.sleep(_LOOK_EVERY)
 
 
-def is_live(state: State | None) -> bool:
-    """Whether a client may be in the middle of this sync."""
-    return state is not None and not state.closed and state.committed is None
-
-
 def give_way(state: State | None, caller: Caller, now: int, *, force: bool) -> None:
     """Raises Busy if `caller` must wait for the sync in `state`; `now` in ms."""
     if state is None or not is_live(state) or state.key == caller.session_key or force:
         return
     silent = now - state.active
-    gone_after = _GONE_AFTER_MS.get(state.protocol, _OLD_GONE_AFTER_MS)
-    if state.device == caller.device:
-        gone_after = _SAME_DEVICE_GONE_AFTER_MS
-    if silent < gone_after:
+    same_device = state.device == caller.device
+    if silent < (_SAME_DEVICE_GONE_AFTER_MS if same_device else gone_after(state)):
         raise Busy
 
 

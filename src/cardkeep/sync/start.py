@@ -16,7 +16,7 @@ from cardkeep.sync.graves import check_deletions
 
 _LAST_UNBURIED = "lastUnburied"
 _ROLLOVER = "rollover"
-_DAY_KEYS = ("schedVer", _ROLLOVER, "creationOffset", "localOffset", _LAST_UNBURIED)
+_DAY_KEYS = (*days.KEYS, _LAST_UNBURIED)
 
 
 async def start(context: Context, caller: Caller, message: Start) -> Graves:

@@ -11,6 +11,8 @@ import msgspec
 from cardkeep.collection import database, deck_configs, decks, notetypes
 from cardkeep.collection.schema.tables import SCHEMA_18
 from cardkeep.records import deck, deck_config, notetype
+from cardkeep.records.deck import Deck
+from cardkeep.records.deck_config import DeckConfig
 
 # The hour at which a day of study begins, unless the user chose another one.
 _ROLLOVER = 4
@@ -205,11 +207,21 @@ def _fill(connection: sqlite3.Connection, now_ms: int) -> None:
         "INSERT INTO config VALUES (?, 0, 0, ?)",
         [(key, msgspec.json.encode(value)) for key, value in _CONFIG.items()],
     )
-    decks.put(connection, deck.from_json(_DECK))
-    deck_configs.put(connection, deck_config.from_json(_DECK_CONFIG))
+    decks.put(connection, default_deck())
+    deck_configs.put(connection, default_options())
     for each in _notetypes(now_ms):
         notetypes.put(connection, notetype.from_json(each))
     connection.execute("COMMIT")
+
+
+def default_deck() -> Deck:
+    """The deck that every collection has, as it is when new."""
+    return deck.from_json(_DECK)
+
+
+def default_options() -> DeckConfig:
+    """The preset that every collection has, as it is when new."""
+    return deck_config.from_json(_DECK_CONFIG)
 
 
 def _day_start(now_s: int) -> int:

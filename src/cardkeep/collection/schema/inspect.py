@@ -12,7 +12,7 @@ in words that the client shows.
 import itertools
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -95,10 +95,11 @@ def inspect(path: Path) -> None:
 
 
 def _inspect(connection: sqlite3.Connection) -> None:
-    objects = _objects(connection)
-    version = _version(connection, objects)
+    objects = read_objects(connection)
+    version = schema_version(connection, objects)
     schema = SCHEMA_18 if version == SCHEMA_18.version else SCHEMA_11
-    stale = _check_objects(objects, schema)
+    check_tables(objects, schema)
+    stale = stale_objects(objects, schema)
     _check_internal(connection, objects)
     _check_pages(connection)
     small = schema.tables.keys() - LARGE
@@ -146,7 +147,7 @@ def _check_header(path: Path) -> None:
 # --- the schema -------------------------------------------------------------------------
 
 
-class _Object(msgspec.Struct, frozen=True):
+class SchemaObject(msgspec.Struct, frozen=True):
     """A row of the schema table."""
 
     type: str
@@ -155,17 +156,17 @@ class _Object(msgspec.Struct, frozen=True):
     sql: str | None
 
 
-def _objects(connection: sqlite3.Connection) -> dict[str, _Object]:
+def read_objects(connection: sqlite3.Connection) -> dict[str, SchemaObject]:
     """Everything in the schema, by lower-case name; `connect_private` bounded their number."""
     rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema").fetchall()
     for row in rows:
         if not all(isinstance(each, str) for each in row[:3]):
             raise NotAccepted(_DAMAGED, "a schema row that is no text")
-    return {row[1].lower(): _Object(*row) for row in rows}
+    return {row[1].lower(): SchemaObject(*row) for row in rows}
 
 
-def _version(connection: sqlite3.Connection, objects: dict[str, _Object]) -> int:
-    """`col.ver`, 11 or 18."""
+def schema_version(connection: sqlite3.Connection, objects: dict[str, SchemaObject]) -> int:
+    """`col.ver`, 11 or 18. NotAccepted for another one, or if there is no such single row."""
     if "col" not in objects:
         raise NotAccepted(_FOREIGN, "no table col")
     _check_table(objects["col"], SCHEMA_18.tables["col"])
@@ -190,8 +191,8 @@ def _version(connection: sqlite3.Connection, objects: dict[str, _Object]) -> int
     return int(version)
 
 
-def _check_objects(objects: dict[str, _Object], schema: Schema) -> list[str]:
-    """Refuses what does not belong; returns names of what is to be dropped or made anew."""
+def check_tables(objects: dict[str, SchemaObject], schema: Schema) -> None:
+    """That all tables are there, as Anki makes them. Raises NotAccepted."""
     for name, table in schema.tables.items():
         if name not in objects:
             raise NotAccepted(
@@ -199,6 +200,10 @@ def _check_objects(objects: dict[str, _Object], schema: Schema) -> list[str]:
                 f"no table {name}",
             )
         _check_table(objects[name], table)
+
+
+def stale_objects(objects: dict[str, SchemaObject], schema: Schema) -> list[str]:
+    """Names of what is to be dropped or made anew; NotAccepted for what does not belong."""
     stale = []
     for name, found in objects.items():
         if name in schema.tables:
@@ -216,7 +221,7 @@ def _check_objects(objects: dict[str, _Object], schema: Schema) -> list[str]:
     return stale
 
 
-def _check_table(found: _Object, wanted: Table) -> None:
+def _check_table(found: SchemaObject, wanted: Table) -> None:
     if found.type != "table":
         raise _not_ours(found)
     table = _read_statement(statement.read_table, found)
@@ -247,7 +252,7 @@ def _lowered(table: Table) -> Any:
     )
 
 
-def _is_index(found: _Object, wanted: Index) -> bool:
+def _is_index(found: SchemaObject, wanted: Index) -> bool:
     """Whether it is made as it should be; one that is not even plain is refused."""
     index = _read_statement(statement.read_index, found)
     if index.where and index.name.lower() != "idx_cards_odid":
@@ -261,28 +266,28 @@ def _is_index(found: _Object, wanted: Index) -> bool:
     )
 
 
-def _check_internal_table(found: _Object) -> None:
+def _check_internal_table(found: SchemaObject) -> None:
     table = _read_statement(statement.read_table, found)
     columns = tuple(column.name for column in table.columns)
     if columns != _INTERNAL[found.name.lower()] or table.key or table.without_rowid:
         raise _not_ours(found)
 
 
-def _check_internal(connection: sqlite3.Connection, objects: dict[str, _Object]) -> None:
+def _check_internal(connection: sqlite3.Connection, objects: dict[str, SchemaObject]) -> None:
     for name in _INTERNAL.keys() & objects.keys():
         many = connection.execute(f"SELECT 1 FROM {name} LIMIT 1 OFFSET {_MOST_INTERNAL_ROWS}")
         if many.fetchone():
             raise _not_ours(objects[name])
 
 
-def _read_statement(read: Callable[[str], Any], found: _Object) -> Any:
+def _read_statement(read: Callable[[str], Any], found: SchemaObject) -> Any:
     try:
         return read(found.sql or "")
     except statement.UnreadableError as error:
         raise _not_ours(found) from error
 
 
-def _not_ours(found: _Object) -> NotAccepted:
+def _not_ours(found: SchemaObject) -> NotAccepted:
     return NotAccepted(
         f"The collection contains the {_shown(found.type)} “{_shown(found.name)}”, which does not "
         "belong to Anki. An add-on or another program may have made it; it must be removed before "
@@ -331,8 +336,8 @@ def _check_values(connection: sqlite3.Connection, tables: list[str]) -> None:
         )
 
 
-# Text that clients read as such. In SQLite text is any bytes.
-_TEXTS = {
+#: Text that clients read as such, by table. In SQLite text is any bytes.
+TEXTS = {
     "notes": "guid, tags, flds, CAST(sfld AS text)",
     "cards": "data",
     "config": "KEY",
@@ -346,7 +351,7 @@ _TEXTS = {
 
 
 def _check_text(connection: sqlite3.Connection, tables: Iterable[str]) -> None:
-    for table, columns in _TEXTS.items():
+    for table, columns in TEXTS.items():
         if table not in tables:
             continue
         rows = connection.execute(f"SELECT {columns} FROM {table} NOT INDEXED")
@@ -402,14 +407,7 @@ def _exists(connection: sqlite3.Connection, what: str) -> bool:
 
 def _check_blobs(connection: sqlite3.Connection) -> None:
     """That every object decodes and can be given to clients of all versions."""
-    for table, columns, check in (
-        ("decks", "id, name, mtime_secs, usn, common, kind", _check_deck),
-        ("deck_config", "id, name, mtime_secs, usn, config", _check_deck_config),
-        ("notetypes", "id, name, mtime_secs, usn, config", _check_notetype),
-        ("fields", "ntid, name, config", _check_field),
-        ("templates", "ntid, name, config", _check_template),
-        ("config", "KEY, val", _check_config),
-    ):
+    for table, columns, check in OBJECTS:
         total = 0
         rows = connection.execute(f"SELECT {columns} FROM {table} NOT INDEXED")
         for count, row in enumerate(rows, 1):
@@ -458,6 +456,17 @@ def _check_config(key: str, value: bytes) -> None:
         raise BadRequest(f"{key!r:.60}: {error}") from error
     if not _is_shallow(decoded):
         raise BadRequest(f"{key!r:.60}: deeper than {_DEEPEST} levels")
+
+
+#: Table, columns, and what raises BadRequest or RecursionError for a row that clients cannot read.
+OBJECTS: Sequence[tuple[str, str, Callable[..., None]]] = (
+    ("decks", "id, name, mtime_secs, usn, common, kind", _check_deck),
+    ("deck_config", "id, name, mtime_secs, usn, config", _check_deck_config),
+    ("notetypes", "id, name, mtime_secs, usn, config", _check_notetype),
+    ("fields", "ntid, name, config", _check_field),
+    ("templates", "ntid, name, config", _check_template),
+    ("config", "KEY, val", _check_config),
+)
 
 
 def _is_shallow(value: Any) -> bool:

@@ -200,21 +200,26 @@ def mend(connection: sqlite3.Connection, tables: Iterable[str]) -> Unreadable | 
     Returns the first column that holds what they cannot read at all, else None.
     """
     for table in tables:
-        wrong = _wrong(connection, table, RULES[table])
-        for rule in wrong:
-            if rule.mend:
-                bad = f"({rule.good}) IS NOT TRUE"
-                connection.execute(f"UPDATE {table} SET {rule.column} = {rule.mend} WHERE {bad}")
-        if wrong and (left := _wrong(connection, table, wrong)):
+        broken = wrong(connection, table, RULES[table])
+        put_right(connection, table, broken)
+        if broken and (left := wrong(connection, table, broken)):
             rule, count = next(iter(left.items()))
             return Unreadable(table, rule.column, count)
     return None
 
 
-def _wrong(connection: sqlite3.Connection, table: str, rules: Iterable[Rule]) -> dict[Rule, int]:
+def wrong(connection: sqlite3.Connection, table: str, rules: Iterable[Rule]) -> dict[Rule, int]:
     """The rules that rows break, and how many rows do."""
     rules = list(rules)
     counts = ", ".join(f"count(*) FILTER (WHERE ({rule.good}) IS NOT TRUE)" for rule in rules)
     # Indexes are not asked: what is wrong with an upload may be that they disagree.
     found = connection.execute(f"SELECT {counts} FROM {table} NOT INDEXED").fetchone()
     return {rule: count for rule, count in zip(rules, found, strict=True) if count}
+
+
+def put_right(connection: sqlite3.Connection, table: str, rules: Iterable[Rule]) -> None:
+    """Makes good values of those that break `rules`, where a rule says how."""
+    for rule in rules:
+        if rule.mend:
+            bad = f"({rule.good}) IS NOT TRUE"
+            connection.execute(f"UPDATE {table} SET {rule.column} = {rule.mend} WHERE {bad}")
