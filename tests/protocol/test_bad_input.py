@@ -10,6 +10,7 @@ import contextlib
 import functools
 import gzip
 import hashlib
+import http.client
 import io
 import json
 import random
@@ -1065,3 +1066,13 @@ def test_many_slow_uploads_take_little_memory(prepared: Prepared) -> None:
         assert prepared.memory(peak=True) - memory < 140
     prepared.client.meta()
     assert prepared.contents() == before
+
+
+def test_a_head_that_is_too_long_is_always_answered(prepared: Prepared) -> None:
+    """Also while the client is still sending it, which closing would tell of a broken connection."""
+    for _ in range(40):
+        with contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", prepared.server.port, timeout=30)
+        ) as connection:
+            connection.request("POST", "/sync/meta", b"{}", {"anki-sync": "x" * 300_000})
+            assert connection.getresponse().status == 400

@@ -14,6 +14,9 @@ from cardkeep.http.errors import logger
 
 # Web servers take 8 to 64 KiB; a client of ours sends some 300 bytes.
 MOST_HEAD = 64 * 1024
+# Whoever is still sending when a connection is closed is told of a broken connection instead of
+# the answer; so what comes is dropped for a moment.
+LINGER_SECONDS = 2.0
 
 
 class CorkedProtocol(HttpToolsProtocol):
@@ -21,6 +24,7 @@ class CorkedProtocol(HttpToolsProtocol):
 
     _head_size = 0
     _in_head = False
+    _lingers = False
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -43,12 +47,20 @@ class CorkedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came. A head that does not end is not gathered without end."""
+        if self._lingers:
+            return
         super().data_received(data)
-        if self._in_head:
+        if self._in_head and not self._lingers:
             self._head_size += len(data)
-            if self._head_size > MOST_HEAD and not self.transport.is_closing():
+            if self._head_size > MOST_HEAD:
                 self._log_too_large()
                 self.send_400_response("Invalid HTTP request received.")
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no request, and closes the connection once it was read."""
+        self._lingers = True
+        self.transport.linger()  # type: ignore[attr-defined]
+        super().send_400_response(msg)
 
     def _log_too_large(self) -> None:
         address = self.client[0] if self.client else "-"
@@ -66,12 +78,17 @@ class CorkedProtocol(HttpToolsProtocol):
 class CorkedTransport:
     """Holds the head of an answer back until the body comes, or the event loop turns."""
 
-    __slots__ = ("_held", "_loop", "_transport")
+    __slots__ = ("_held", "_lingers", "_loop", "_transport")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._held: bytes = b""
+        self._lingers = False
+
+    def linger(self) -> None:
+        """Has `close` wait until the other side closes, but not for long."""
+        self._lingers = True
 
     def write(self, data: bytes) -> None:
         """Writes, together with what was held back."""
@@ -87,7 +104,11 @@ class CorkedTransport:
     def close(self) -> None:
         """Closes once everything is written."""
         self._flush()
-        self._transport.close()
+        if self._lingers and self._transport.can_write_eof():
+            self._transport.write_eof()
+            self._loop.call_later(LINGER_SECONDS, self._transport.close)
+        else:
+            self._transport.close()
 
     def _flush(self) -> None:
         if self._held:
