@@ -1069,7 +1069,7 @@ def test_many_slow_uploads_take_little_memory(prepared: Prepared) -> None:
 
 
 def test_a_head_that_is_too_long_is_always_answered(prepared: Prepared) -> None:
-    """Also while the client is still sending it, which closing would tell of a broken connection."""
+    """Also while the client is still sending it: it is not told of a broken connection."""
     for _ in range(40):
         with contextlib.closing(
             http.client.HTTPConnection("127.0.0.1", prepared.server.port, timeout=30)
