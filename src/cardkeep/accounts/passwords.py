@@ -50,6 +50,11 @@ def hash_password(password: str) -> str:
     return _written(phc, _slow(phc, _secret(phc, password, "")))
 
 
+def is_of_ankisyncd(text: str) -> bool:
+    """Whether it is a hash as ankisyncd stored them."""
+    return _ANKISYNCD_HASH.fullmatch(text) is not None
+
+
 def from_ankisyncd(text: str) -> str:
     """The PHC string for a hash from ankisyncd's `auth.db`. Takes about 50 ms.
 
