@@ -80,15 +80,24 @@ def migrate(
     click.echo(f"{root} is the folder of {found.kind}; its users go to {base}\n")
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(passing_staging(base) if dry_run else staging(base))
-        accounts = stack.enter_context(_accounts(base, make=not dry_run))
-        migration = Migration(found, base, accounts, place)
-        failed = _run(migration, found, place, dry_run=dry_run, yes=yes)
+        migration = Migration(found, base, None, place)
+        if (base / ACCOUNTS).is_file():
+            migration.accounts = stack.enter_context(contextlib.closing(AccountStore(base)))
+        prospects, failed = _look(migration, dry_run=dry_run)
+        waiting = [each for each in prospects if each.waits]
+        if dry_run or not waiting:
+            click.echo("Nothing was changed." if dry_run else "There is nothing to be done.")
+        else:
+            _confirm(waiting, place, yes=yes)
+            if migration.accounts is None:
+                migration.accounts = stack.enter_context(contextlib.closing(AccountStore(base)))
+            failed |= _take_all(migration, waiting, found)
     if failed:
         sys.exit(1)
 
 
-def _run(migration: Migration, found: Source, place: Staging, *, dry_run: bool, yes: bool) -> bool:
-    """Whether anybody could not be taken over."""
+def _look(migration: Migration, *, dry_run: bool) -> tuple[list[Prospect], bool]:
+    """All users, and whether one of them is refused; shows them."""
     if opened := migration.open_files():
         words = f"{opened[0]} is open in another program: stop the server that it belongs to"
         if not dry_run:
@@ -98,20 +107,20 @@ def _run(migration: Migration, found: Source, place: Staging, *, dry_run: bool, 
     with _progress() as progress:
         prospects = migration.look(progress, keep=not dry_run)
     _show(prospects)
-    waiting = [each for each in prospects if each.waits]
-    refused = any(each.state == "refused" for each in prospects)
-    if dry_run or not waiting:
-        click.echo("Nothing was changed." if dry_run else "There is nothing to be done.")
-        return refused
     migration.check_room(migration.room_for_media(prospects))
-    if not yes:
-        if sys.stdin.isatty():
-            _ask_passwords(waiting)
-        if not click.confirm("Take them over?"):
-            for each in waiting:
-                place.drop(each.name)
-            raise click.Abort
-    return refused | _take_all(migration, waiting, found)
+    return prospects, any(each.state == "refused" for each in prospects)
+
+
+def _confirm(waiting: Sequence[Prospect], place: Staging, *, yes: bool) -> None:
+    """Asks; raises click.Abort if it is not to be done."""
+    if yes:
+        return
+    if sys.stdin.isatty():
+        _ask_passwords(waiting)
+    if not click.confirm("Take them over?"):
+        for each in waiting:
+            place.drop(each.name)
+        raise click.Abort
 
 
 def _take_all(migration: Migration, waiting: Sequence[Prospect], found: Source) -> bool:
@@ -234,15 +243,6 @@ def _check_apart(root: Path, base: Path) -> None:
         )
     if root in target.parents or target in root.parents:
         raise MigrationError(f"{root} and {base} lie within each other; give another --folder")
-
-
-@contextlib.contextmanager
-def _accounts(base: Path, *, make: bool) -> Iterator[AccountStore | None]:
-    if not make and not (base / ACCOUNTS).is_file():
-        yield None
-        return
-    with contextlib.closing(AccountStore(base)) as store:
-        yield store
 
 
 class _Bars:

@@ -71,6 +71,8 @@ class ForeignIndex:
             self._connection = _opened(path)
         except sqlite3.Error as error:
             raise Unavailable(f"the media index cannot be read: {error}") from error
+        # A name that is no UTF-8 is nobody's, but must not hide the others.
+        self._connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
         try:
             self._rows, last = _form(self._connection)
             self._last = int(self._connection.execute(last).fetchone()[0])

@@ -156,8 +156,11 @@ def left_by_engine(path: Path, schema: int) -> None:
         assert connection.execute("SELECT ver FROM col").fetchone() == (schema,)
 
 
-def as_ankisyncd(official: Path, root: Path, schema: int = 11) -> Path:
-    """The users' folders of an official server that is stopped, as ankisyncd would have them."""
+def as_ankisyncd(official: Path, root: Path, schema: int | None = None) -> Path:
+    """The users' folders of an official server that is stopped, as ankisyncd would have them.
+
+    Collections stay as they are if no schema is given.
+    """
     for folder in official.iterdir():
         made = root / "collections" / folder.name
         made.mkdir(parents=True)
@@ -165,9 +168,11 @@ def as_ankisyncd(official: Path, root: Path, schema: int = 11) -> Path:
             source = folder / f"collection.anki2{side}"
             if source.exists():
                 shutil.copy(source, made)
-        left_by_engine(made / "collection.anki2", schema)
-        shutil.copytree(folder / "media", made / "collection.media")
-        _turn_index(folder / "media.db", made / "collection.media.server.db")
+        if schema:
+            left_by_engine(made / "collection.anki2", schema)
+        if (folder / "media.db").exists():
+            shutil.copytree(folder / "media", made / "collection.media")
+            _turn_index(folder / "media.db", made / "collection.media.server.db")
     return root
 
 

@@ -33,7 +33,8 @@ def make_ready(source: Path, target: Path, work: Path, tick: Tick) -> Ready:
     done = _made_before(note, source)
     if done and target.exists():
         return done
-    target.unlink(missing_ok=True)
+    for old in (note, target):
+        old.unlink(missing_ok=True)
     raw = work / target.name
     stamp = copying.copy(source, raw, tick)
     try:
@@ -48,9 +49,11 @@ def make_ready(source: Path, target: Path, work: Path, tick: Tick) -> Ready:
         found = counts.count(connection)
     finally:
         database.close(connection)
-    ready = Ready(str(source), stamp, found.notes, found.cards, found.revlog)
-    note.write_bytes(msgspec.json.encode(ready))
+    copying.flush(raw)
     raw.rename(target)
+    # Last: what it says is there and on disk.
+    ready = Ready(copying.printable(source), stamp, found.notes, found.cards, found.revlog)
+    note.write_bytes(msgspec.json.encode(ready))
     return ready
 
 
@@ -59,5 +62,5 @@ def _made_before(note: Path, source: Path) -> Ready | None:
         ready = msgspec.json.decode(note.read_bytes(), type=Ready)
     except (OSError, msgspec.MsgspecError):
         return None
-    same = ready.source == str(source) and ready.stamp == copying.stamp(source)
+    same = ready.source == copying.printable(source) and ready.stamp == copying.stamp(source)
     return ready if same else None

@@ -47,11 +47,11 @@ def copy(source: Path, target: Path, tick: Tick = lambda _: None) -> Stamp:
         if attempt:
             time.sleep(_WAIT)
         before = stamp(source)
-        for side in ("", *SIDES):
-            side_target = target.with_name(target.name + side)
-            side_target.unlink(missing_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                _copy(source.with_name(source.name + side), side_target, tick)
+        discard(target)
+        with contextlib.suppress(FileNotFoundError):
+            for side, _, size, _ in before:
+                from_, to = (path.with_name(path.name + side) for path in (source, target))
+                _copy(from_, to, size, tick)
         if before and stamp(source) == before:
             return before
     raise MigrationError(f"{source} changes while it is copied: stop the server that it belongs to")
@@ -80,6 +80,12 @@ def fold(path: Path) -> None:
         finally:
             database.close(connection)
     for side in SIDES:
+        path.with_name(path.name + side).unlink(missing_ok=True)
+
+
+def discard(path: Path) -> None:
+    """Removes a private SQLite file with whatever lies beside it, if it is there."""
+    for side in ("", *SIDES, "-shm"):
         path.with_name(path.name + side).unlink(missing_ok=True)
 
 
@@ -124,11 +130,18 @@ def is_open(path: Path) -> bool:
     return bool(answer[order.index("type")] != fcntl.F_UNLCK)
 
 
-def _copy(source: Path, target: Path, tick: Tick) -> None:
+def printable(name: str | Path) -> str:
+    """A name of a file as text, also if it is none."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
+
+
+def _copy(source: Path, target: Path, size: int, tick: Tick) -> None:
+    """Copies no more than `size` bytes, though the file may grow."""
     with source.open("rb") as from_, target.open("xb") as to:
-        while piece := from_.read(_PIECE):
+        while piece := from_.read(min(_PIECE, size)):
             to.write(piece)
             tick(len(piece))
+            size -= len(piece)
 
 
 def _size(path: Path) -> int:

@@ -50,7 +50,7 @@ class Outcome(msgspec.Struct):
         """Notes a file that is not taken over."""
         self.left_out_in_all += 1
         if len(self.left_out) < _TOLD:
-            self.left_out.append((name, why))
+            self.left_out.append((copying.printable(name), why))
 
 
 def amount(place: MediaPlace, work: Path) -> Amount:
@@ -81,8 +81,7 @@ def make_ready(place: MediaPlace, user: Path, work: Path, tick: Tick) -> Outcome
     target = user / "media.db"
     target.unlink(missing_ok=True)
     making = work / "media.db"
-    for side in ("", "-wal", "-shm"):
-        making.with_name(making.name + side).unlink(missing_ok=True)
+    copying.discard(making)
     with contextlib.ExitStack() as stack:
         to = open_folder(user / "media")
         stack.callback(os.close, to)
@@ -190,8 +189,7 @@ def _index(path: Path, work: Path) -> Iterator[ForeignIndex]:
     except (Unavailable, sqlite3.Error) as error:
         raise MigrationError(f"its media cannot be used: {error}") from error
     finally:
-        for side in ("", "-wal", "-shm", "-journal"):
-            copy.with_name(copy.name + side).unlink(missing_ok=True)
+        copying.discard(copy)
 
 
 def _plain_files(folder: Path) -> Iterator[str]:

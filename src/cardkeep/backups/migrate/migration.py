@@ -125,24 +125,27 @@ class Staging:
 
 @contextlib.contextmanager
 def staging(base: Path) -> Iterator[Staging]:
-    """The staging folder of a base folder, which is made; it goes at the end if it is empty.
+    """The staging folder of a base folder, which is made; what is empty at the end goes.
 
     Raises MigrationError if another run has it.
     """
-    own = base / ".cardkeep"
-    for folder in (base, own, own / "migrate"):
-        if not folder.exists():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _give(folder, base)
-    root = own / "migrate"
+    root = base / ".cardkeep" / "migrate"
+    made = [folder for folder in (base, root.parent, root) if not folder.exists()]
+    for folder in made:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _give(folder, base)
     lock = os.open(root, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield Staging(root)
-        with contextlib.suppress(OSError):
-            root.rmdir()
-    except BlockingIOError:
-        raise MigrationError(f"another `cardkeep migrate` into {base} is under way") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MigrationError(f"another `cardkeep migrate` into {base} is under way") from None
+        try:
+            yield Staging(root)
+        finally:
+            with contextlib.suppress(OSError):
+                for folder in reversed([*made, *([] if root in made else [root])]):
+                    folder.rmdir()
     finally:
         os.close(lock)
 
@@ -160,15 +163,15 @@ def passing_staging(base: Path) -> Iterator[Staging]:
 class Migration:
     """One source, and where it goes.
 
-    `accounts` is None as long as the base folder has none, and nothing is to be made.
+    `accounts` may be None until something is taken over, if the base folder has none yet.
     """
 
     def __init__(
         self, source: Source, base: Path, accounts: AccountStore | None, staging: Staging
     ) -> None:
+        self.accounts = accounts
         self._source = source
         self._base = base
-        self._accounts = accounts
         self._staging = staging
 
     # --- looking ------------------------------------------------------------------------
@@ -184,7 +187,11 @@ class Migration:
 
     def room_for_collections(self) -> int:
         """Bytes that `look` needs at most."""
-        sizes = [_bytes_of(user.collection) for user in self._source.users if user.collection]
+        sizes = [
+            _bytes_of(user.collection)
+            for user in self._source.users
+            if user.collection and not (self._staging.user(user.name) / COLLECTION).exists()
+        ]
         return sum(sizes) + 2 * max(sizes, default=0)
 
     def look(self, progress: Progress, *, keep: bool) -> list[Prospect]:
@@ -199,6 +206,9 @@ class Migration:
                     prospect.state, prospect.reason = "refused", str(error)
                 if not keep or prospect.state == "refused":
                     self._staging.drop(prospect.name)
+            elif prospect.state in {"half", "here"}:
+                # What a run that was killed at its end has left.
+                self._staging.drop(prospect.name)
         return prospects
 
     def room_for_media(self, prospects: list[Prospect]) -> int:
@@ -234,9 +244,9 @@ class Migration:
         if account:
             prospect.password = "stays the one that it is here"  # noqa: S105 - words
             prospect.secret = None
-        if mark and (mark.folder, mark.name) == (str(self._source.folder), user.name):
+        if mark and (mark.folder, mark.name) == (copying.printable(self._source.folder), user.name):
             prospect.state = "half" if prospect.secret else "here"
-            prospect.reason = "was taken over before"
+            prospect.reason = "was taken over before" + ("" if account else ", has no password")
         elif folder.exists() and any(folder.iterdir()):
             prospect.state = "refused"
             prospect.reason = f"there is a user of that name here ({folder})"
@@ -313,7 +323,7 @@ class Migration:
             outcome = media.make_ready(found.media, user, work, progress.advance)
         mark = Mark(
             self._source.kind,
-            str(self._source.folder),
+            copying.printable(self._source.folder),
             found.name,
             int(time.time()),
             outcome.left_out,
@@ -333,23 +343,23 @@ class Migration:
     def _make_account(self, prospect: Prospect) -> int:
         """How many devices stay logged in."""
         secret = prospect.secret
-        if secret is None or self._accounts is None or self._account(prospect.name):
+        if secret is None or self.accounts is None or self._account(prospect.name):
             return 0
         stored = _STORED[secret.kind](secret.text)
         keys = prospect.found.keys
-        self._accounts.take_over(prospect.name, stored, keys, client=self._source.kind)
+        self.accounts.take_over(prospect.name, stored, keys, client=self._source.kind)
         return len(keys)
 
     def _account(self, name: str) -> str:
         """Where the account of that name comes from, if somebody claims it."""
-        for user in self._accounts.users() if self._accounts else ():
+        for user in self.accounts.users() if self.accounts else ():
             if user.name == name and user.source in _CLAIMED:
                 return user.source
         return ""
 
     def _twin(self, name: str) -> str:
         """Who is here, and cannot be told from that name by some file systems."""
-        here = [user.name for user in self._accounts.users()] if self._accounts else []
+        here = [user.name for user in self.accounts.users()] if self.accounts else []
         if self._base.is_dir():
             here += [path.name for path in self._base.iterdir() if path.is_dir()]
         same = [each for each in here if folded(each) == folded(name)]
