@@ -326,6 +326,33 @@ def test_folders_that_cannot_be(run: Run, official: Path, base: Path, tmp_path: 
     assert not (official / "new").exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_takes_over_belongs_to_the_server(run: Run, official: Path, base: Path) -> None:
+    """Everything has the owner of the base folder, as whom the server runs."""
+    base.mkdir()
+    os.chown(base, 12345, 12346)
+    assert run("migrate", str(official), "--yes", SYNC_USER1="ana:x").returncode == 0
+    owners = {(path.stat().st_uid, path.stat().st_gid) for path in base.rglob("*")}
+    assert owners == {(12345, 12346)}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make small disks")
+def test_a_disk_that_is_too_small(run: Run, official: Path, tmp_path: Path) -> None:
+    """It is told before anything is copied, with the numbers."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=66m", "tmpfs", disk]).returncode:
+        pytest.skip("no disk can be made here")
+    try:
+        (disk / "filling").write_bytes(bytes(4_000_000))
+        done = run("migrate", str(official), "--yes", "--folder", str(disk / "base"))
+        assert done.returncode == 1
+        assert "MB left; " in done.stderr
+        assert [path.name for path in disk.iterdir()] == ["filling"]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
 def test_two_runs_at_once(run: Run, official: Path, base: Path) -> None:
     """The second is told, and does nothing."""
     (base / ".cardkeep" / "migrate").mkdir(parents=True)

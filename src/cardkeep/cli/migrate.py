@@ -19,7 +19,6 @@ from cardkeep.backups.migrate.migration import (
     Migration,
     Progress,
     Prospect,
-    Staging,
     Taken,
     passing_staging,
     staging,
@@ -88,7 +87,7 @@ def migrate(
         if dry_run or not waiting:
             click.echo("Nothing was changed." if dry_run else "There is nothing to be done.")
         else:
-            _confirm(waiting, place, yes=yes)
+            _confirm(migration, waiting, yes=yes)
             if migration.accounts is None:
                 migration.accounts = stack.enter_context(contextlib.closing(AccountStore(base)))
             failed |= _take_all(migration, waiting, found)
@@ -107,19 +106,22 @@ def _look(migration: Migration, *, dry_run: bool) -> tuple[list[Prospect], bool]
     with _progress() as progress:
         prospects = migration.look(progress, keep=not dry_run)
     _show(prospects)
-    migration.check_room(migration.room_for_media(prospects))
+    try:
+        migration.check_room(migration.room_for_media(prospects))
+    except MigrationError:
+        migration.give_up(prospects)
+        raise
     return prospects, any(each.state == "refused" for each in prospects)
 
 
-def _confirm(waiting: Sequence[Prospect], place: Staging, *, yes: bool) -> None:
+def _confirm(migration: Migration, waiting: Sequence[Prospect], *, yes: bool) -> None:
     """Asks; raises click.Abort if it is not to be done."""
     if yes:
         return
     if sys.stdin.isatty():
         _ask_passwords(waiting)
     if not click.confirm("Take them over?"):
-        for each in waiting:
-            place.drop(each.name)
+        migration.give_up(waiting)
         raise click.Abort
 
 

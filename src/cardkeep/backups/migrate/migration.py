@@ -15,7 +15,7 @@ import tempfile
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -211,7 +211,7 @@ class Migration:
                 self._staging.drop(prospect.name)
         return prospects
 
-    def room_for_media(self, prospects: list[Prospect]) -> int:
+    def room_for_media(self, prospects: Sequence[Prospect]) -> int:
         """Bytes that `take` still needs for users who are new."""
         wanted = [each for each in prospects if each.state == "new"]
         copied = sum(
@@ -227,8 +227,15 @@ class Migration:
         free = status.f_bavail * status.f_frsize
         if free < needed + _SPARE:
             raise MigrationError(
-                f"{self._base} has {_megabytes(free)} left, and {_megabytes(needed)} are needed"
+                f"the disk of {self._base} has {_megabytes(free)} left; {_megabytes(needed)} are "
+                f"needed, and {_megabytes(_SPARE)} to spare"
             )
+
+    def give_up(self, prospects: Sequence[Prospect]) -> None:
+        """Removes what was made ready of these users."""
+        for prospect in prospects:
+            if prospect.state != "refused":
+                self._staging.drop(prospect.name)
 
     def _judged(self, user: Found) -> Prospect:
         prospect = Prospect(user, user.name, secret=user.password)
