@@ -122,6 +122,36 @@ def test_from_the_official_server(tmp_path: Path) -> None:
             assert_in_step(server, devices, tmp_path / "after")
 
 
+@pytest.mark.parametrize("release", ["26.9.3", "2.1.54"])
+def test_media_that_were_spoilt_there_come_back_from_devices(tmp_path: Path, release: str) -> None:
+    """A device notices that the numbers differ, says so once, and sends what is missing."""
+    source, base = tmp_path / "official", tmp_path / "base"
+    with running("official", base=source) as official:
+        account = Account(official, tmp_path / "devices")
+        [device] = account.in_sync(release)
+        for name in ("right", "spoilt", "lost"):
+            device.add_media(f"{name}.txt", name.encode())
+        device.sync_media()
+    with contextlib.closing(account):
+        media = source / USER / "media"
+        (media / "spoilt.txt").write_bytes(b"rotten")
+        (media / "lost.txt").unlink()
+        assert "media files left out: 2" in migrate(source, base)
+        with served(base, USER) as server:
+            device.use_key(server, USER, device.key)
+            device.sync()
+            with pytest.raises(ClientError):
+                device.sync_media()
+            for _ in range(2):
+                device.sync()
+                device.sync_media()
+            there = base / USER / "media"
+            assert {path.name: path.read_text() for path in there.iterdir()} == {
+                f"{name}.txt": name for name in ("right", "spoilt", "lost")
+            }
+            assert device.media().keys() == {"right.txt", "spoilt.txt", "lost.txt"}
+
+
 def test_with_the_same_users_in_the_environment_nobody_logs_in(tmp_path: Path) -> None:
     """Started with its SYNC_USERn, the keys of the official server go on to be right."""
     source, base = tmp_path / "official", tmp_path / "base"

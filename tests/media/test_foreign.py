@@ -177,6 +177,19 @@ def test_the_index_that_is_made_is_ours(tmp_path: Path) -> None:
         assert bare.execute("PRAGMA user_version").fetchone() == (4,)
 
 
+def test_where_files_are_left_out_devices_compare(tmp_path: Path) -> None:
+    """They look at an index whose last number is new; one file that they have got it."""
+    path = tmp_path / "media.db"
+    with NewIndex(path) as new:
+        for name, usn in (("a", 3), ("b", 5)):
+            new.add(Listed(name, name, False, sha1(name), usn, 0), Fingerprint(sha1(name), 1))
+        new.add(Listed("c", "c", True, None, 6, 0), None)
+        assert new.finish(7, is_whole=False) == (8, 2, 2)
+    with contextlib.closing(index.connect(path)) as made:
+        numbers = [(each.name, each.usn) for each in index.changes(made, 0)]
+        assert numbers == [("a", 3), ("c", 6), ("b", 8)]
+
+
 @pytest.mark.parametrize("deleted_first", [True, False])
 def test_of_two_with_one_name_one_that_is_there_stays(tmp_path: Path, deleted_first: bool) -> None:
     """Names that differ in Unicode form only are one name to clients."""

@@ -154,8 +154,8 @@ def _tell(prospect: Prospect, taken: Taken) -> None:
     left_out = taken.media
     if left_out.left_out_in_all:
         click.echo(
-            f"  media files left out: {left_out.left_out_in_all}; a device that has one sends it "
-            "when it has noticed, with its second media sync"
+            f"  media files left out: {left_out.left_out_in_all}; a device that has one says once "
+            "that its media do not fit, and sends it with the next sync"
         )
     for name, why in left_out.left_out[:_TOLD]:
         click.echo(f"    {name!r}: {why}")

@@ -171,8 +171,22 @@ class NewIndex:
         found = index.entries(self._connection, [name]).get(name)
         return found is not None and found.size > 0
 
-    def finish(self, last_usn: int) -> index.Totals:
-        """Puts it on disk."""
+    def finish(self, last_usn: int, *, is_whole: bool = True) -> index.Totals:
+        """Puts it on disk.
+
+        If files had to be left out, one of the others gets a new number: so each device finds
+        news, has them already, and then compares the numbers of files, which it would not do
+        otherwise.
+        """
+        if not is_whole:
+            last_usn += 1
+            self._connection.execute(
+                """
+                UPDATE media SET usn = ? WHERE fname =
+                  (SELECT fname FROM media WHERE size > 0 ORDER BY usn DESC, fname LIMIT 1)
+                """,
+                (last_usn,),
+            )
         self._connection.execute("UPDATE meta SET last_usn = ?", (last_usn,))
         totals = index.recount(self._connection)
         self._connection.execute("COMMIT")

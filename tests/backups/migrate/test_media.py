@@ -88,7 +88,7 @@ def test_devices_find_what_they_know(place: Place) -> None:
 
 
 def test_files_that_are_not_what_they_should_be_are_left_out(place: Place) -> None:
-    """Each with its reason, while the last number stays."""
+    """Each with its reason."""
     long, odd = "x" * 300, "\\"
     names = ["right", "missing", "empty", "spoilt", "link", "folder", "a/b", "..", long, odd]
     place.fill(
@@ -107,8 +107,8 @@ def test_files_that_are_not_what_they_should_be_are_left_out(place: Place) -> No
         "spoilt": "the file is not the one that was stored (its checksum differs)",
     }
     store = MediaStore(place.base)
-    assert [name for name, _, _ in listed(store)] == ["right", odd]
-    assert store.last_usn("ana") == 10
+    assert [(name, usn) for name, usn, _ in listed(store)] == [("right", 1), (odd, 11)]
+    assert store.last_usn("ana") == 11
     assert store.sanity("ana", 2)
     store.close()
     assert names_in(place.user / "media") == [odd, "right"]

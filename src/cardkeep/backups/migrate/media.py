@@ -3,7 +3,7 @@
 
 What goes into the new index is what the files are, once each was read and compared with its
 checksum. A file that does not fit it is not taken over: devices that have the right one
-would get this one instead. They notice that the numbers of files differ, and send it again.
+would get this one instead. So they notice that the numbers of files differ, and send it again.
 """
 
 import contextlib
@@ -99,7 +99,7 @@ def make_ready(place: MediaPlace, user: Path, work: Path, tick: Tick) -> Outcome
             _take_all(listed, source, to, new, outcome, tick)
             last_usn = len(listed)
         _drop_others(user / "media", new)
-        totals = new.finish(last_usn)
+        totals = new.finish(last_usn, is_whole=not outcome.left_out_in_all)
     outcome.files, outcome.bytes = totals.files, totals.total_bytes
     making.rename(target)
     return outcome
