@@ -18,6 +18,7 @@
     ├── Unavailable                try again later (stopping, locked by another program)
     ├── CopyError                  a kept copy cannot be made, read or changed; a sentence
     │   └── NoSuchCopy             there is none of that id
+    ├── MigrationError             what another server left cannot be taken over; a sentence
     ├── SettingsError              a setting that cannot be used: key, value, source
     └── AccountError               a user or device cannot be made or changed; a sentence
         └── UserExists             there is one of that name
@@ -100,6 +101,10 @@ class CopyError(CardkeepError):
 
 class NoSuchCopy(CopyError):
     """There is no kept copy of that id."""
+
+
+class MigrationError(CardkeepError):
+    """What another server left cannot be taken over; the text is a sentence for the operator."""
 
 
 class SettingsError(CardkeepError):

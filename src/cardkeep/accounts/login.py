@@ -14,17 +14,21 @@ from dataclasses import dataclass
 
 from cardkeep.accounts import passwords
 from cardkeep.accounts.hashing import Hashing
-from cardkeep.errors import Throttled, WrongCredentials
+from cardkeep.errors import Throttled, Unavailable, WrongCredentials
 
 log = logging.getLogger("cardkeep.accounts")
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """What a password is held against: a PHC string, or the plain text of the environment."""
+    """What a password is held against: a PHC string, or the plain text of the environment.
+
+    `name` is the user's.
+    """
 
     text: str
     hashed: bool
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +40,14 @@ class Counter:
 
 
 class Judge:
-    """Tells right passwords from wrong ones; `decoys` are PHC strings, one per scheme in use."""
+    """Tells right passwords from wrong ones.
 
-    def __init__(self, decoys: list[str]) -> None:
+    `decoys` gives PHC strings that no password belongs to, of each cost in use at least one.
+    """
+
+    def __init__(self, decoys: Callable[[], list[str]]) -> None:
         self._hashing = Hashing()
-        self._decoys = {passwords.scheme(decoy): decoy for decoy in decoys}
+        self._decoys = decoys
 
     def close(self) -> None:
         """Stops taking work."""
@@ -65,14 +72,26 @@ class Judge:
 
         self._hashing.run(job)
 
+    def renewed(self, secret: Secret, password: str) -> str | None:
+        """A hash of our own for a right password that is held against another's.
+
+        None if there is no need for one, or no time. Blocks while hashing.
+        """
+        if not secret.hashed or passwords.is_own(secret.text):
+            return None
+        try:
+            return self._hashing.run(lambda: passwords.hash_password(password))
+        except Unavailable:
+            return None
+
     def _matches(self, secret: Secret | None, password: str) -> bool:
         done = None
         if secret is not None and secret.hashed:
-            if passwords.verify(secret.text, password):
+            if passwords.verify(secret.text, password, secret.name):
                 return True
-            done = passwords.scheme(secret.text)
-        for scheme, decoy in self._decoys.items():
-            if scheme != done:
+            done = passwords.cost(secret.text)
+        for cost, decoy in {passwords.cost(each): each for each in self._decoys()}.items():
+            if cost != done:
                 passwords.verify(decoy, password)
         return False
 

@@ -3,6 +3,11 @@
 
 Our own are scrypt. PBKDF2 is what PASSWORDS_HASHED of the official server takes, for example
 `$pbkdf2-sha256$i=600000,l=32$c2FsdHNhbHRzYWx0$…`; salt and hash are base64 without padding.
+
+ankisyncd stored one SHA-256 of name, password and salt, which a graphics card guesses by the
+billion a second. It is not kept: `$ankisyncd$…` is our scrypt of it, so that it costs as
+much to guess, and to judge, as a hash of our own. The first 16 bytes of the salt are
+ankisyncd's. Like all that are not of our own making, it goes with the first right login.
 """
 
 import base64
@@ -10,6 +15,7 @@ import binascii
 import functools
 import hashlib
 import hmac
+import re
 import secrets
 from dataclasses import dataclass
 
@@ -22,6 +28,9 @@ _PBKDF2 = {"pbkdf2-sha256": "sha256", "pbkdf2-sha512": "sha512"}
 # What the library that the official server uses takes when a string leaves it out.
 _PBKDF2_ROUNDS = 600_000
 _SCRYPT_DEFAULTS = {"ln": _LOG_N, "r": _R, "p": _P}
+_ANKISYNCD = "ankisyncd"
+# The digest in hexadecimal, then the salt, which is 8 bytes in hexadecimal and used as text.
+_ANKISYNCD_HASH = re.compile("([0-9a-f]{64})([0-9a-f]{16})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +47,34 @@ def hash_password(password: str) -> str:
     """A new scrypt PHC string with a salt of its own. Takes about 50 ms."""
     salt = secrets.token_bytes(_SALT_BYTES)
     phc = Phc("scrypt", dict(_SCRYPT_DEFAULTS), salt, bytes(_HASH_BYTES))
-    return _written(phc, _derive(phc, password))
+    return _written(phc, _slow(phc, _secret(phc, password, "")))
 
 
-def verify(text: str, password: str) -> bool:
-    """Whether the password belongs to the PHC string. Takes as long as its parameters say."""
+def is_of_ankisyncd(text: str) -> bool:
+    """Whether it is a hash as ankisyncd stored them."""
+    return _ANKISYNCD_HASH.fullmatch(text) is not None
+
+
+def from_ankisyncd(text: str) -> str:
+    """The PHC string for a hash from ankisyncd's `auth.db`. Takes about 50 ms.
+
+    Raises AccountError if it is none.
+    """
+    match = _ANKISYNCD_HASH.fullmatch(text)
+    if not match:
+        raise AccountError("the password hash is not one of ankisyncd")
+    salt = match[2].encode() + secrets.token_bytes(_SALT_BYTES)
+    phc = Phc(_ANKISYNCD, dict(_SCRYPT_DEFAULTS), salt, bytes(_HASH_BYTES))
+    return _written(phc, _slow(phc, match[1].encode()))
+
+
+def verify(text: str, password: str, name: str = "") -> bool:
+    """Whether the password belongs to the PHC string. Takes as long as its parameters say.
+
+    `name` is the user's, which ankisyncd hashed too.
+    """
     phc = check_phc(text)
-    return hmac.compare_digest(_derive(phc, password), phc.hash)
+    return hmac.compare_digest(_slow(phc, _secret(phc, password, name)), phc.hash)
 
 
 def decoy(text: str) -> str:
@@ -60,9 +90,16 @@ def own_decoy() -> str:
     return _written(phc, secrets.token_bytes(_HASH_BYTES))
 
 
-def scheme(text: str) -> str:
-    """The scheme of a PHC string, such as `scrypt`."""
-    return text.split("$", 2)[1]
+def cost(text: str) -> tuple[object, ...]:
+    """What judging by a PHC string costs: the slow function, and its parameters."""
+    phc = check_phc(text)
+    scheme = "scrypt" if phc.scheme == _ANKISYNCD else phc.scheme
+    return (scheme, *sorted(phc.parameters.items()))
+
+
+def is_own(text: str) -> bool:
+    """Whether a PHC string is as `hash_password` makes them now."""
+    return text.startswith("$scrypt$") and cost(text) == cost(own_decoy())
 
 
 def check_phc(text: str) -> Phc:
@@ -99,7 +136,7 @@ def _check_parameters(phc: Phc) -> None:
             and 0 < given["i"] <= 100_000_000
             and given["l"] == len(phc.hash)
         )
-    elif phc.scheme == "scrypt":
+    elif phc.scheme in {"scrypt", _ANKISYNCD}:
         fine = (
             given.keys() == _SCRYPT_DEFAULTS.keys()
             and 0 < given["ln"] <= 20
@@ -112,22 +149,29 @@ def _check_parameters(phc: Phc) -> None:
         raise ValueError
 
 
-def _derive(phc: Phc, password: str) -> bytes:
-    given = phc.parameters
+def _secret(phc: Phc, password: str, name: str) -> bytes:
+    """What goes into the slow function."""
     secret = password.encode("utf-8", "surrogatepass")
-    if phc.scheme == "scrypt":
-        n = 1 << given["ln"]
-        return hashlib.scrypt(
-            secret,
-            salt=phc.salt,
-            n=n,
-            r=given["r"],
-            p=given["p"],
-            maxmem=128 * given["r"] * (n + given["p"] + 2) + 1024 * 1024,
-            dklen=len(phc.hash),
-        )
-    digest = _PBKDF2[phc.scheme]
-    return hashlib.pbkdf2_hmac(digest, secret, phc.salt, given["i"], len(phc.hash))
+    if phc.scheme == _ANKISYNCD:
+        salted = name.encode("utf-8", "surrogatepass") + secret + phc.salt[:16]
+        return hashlib.sha256(salted).hexdigest().encode()
+    return secret
+
+
+def _slow(phc: Phc, secret: bytes) -> bytes:
+    given = phc.parameters
+    if phc.scheme in _PBKDF2:
+        return hashlib.pbkdf2_hmac(_PBKDF2[phc.scheme], secret, phc.salt, given["i"], len(phc.hash))
+    n = 1 << given["ln"]
+    return hashlib.scrypt(
+        secret,
+        salt=phc.salt,
+        n=n,
+        r=given["r"],
+        p=given["p"],
+        maxmem=128 * given["r"] * (n + given["p"] + 2) + 1024 * 1024,
+        dklen=len(phc.hash),
+    )
 
 
 def _written(phc: Phc, hashed: bytes) -> str:

@@ -3,7 +3,9 @@
 
 A user comes from one of three places, and the `source` column says which:
 
-    own           made by `cardkeep user add`; the password is stored as a scrypt hash
+    own           made by `cardkeep user add`, or taken over from another server with the
+                  password hash of that; the password is stored as a scrypt hash, or will be
+                  from the first login on
     environment   given by SYNC_USERn to the running server; the password is not stored
     open          made by the first login of a server that runs with --open
 
@@ -30,7 +32,7 @@ import sqlite3
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +141,7 @@ class AccountStore:
         self._writer = database.connect(path)
         self._lock = threading.Lock()  # guards _writer; never held while hashing
         self._uses = _Uses(self._write_uses)
-        self._judge = Judge(self._decoys())
+        self._judge = Judge(self._decoys)
         if environment_users is not None:
             self._record_environment(int(_time(now)))
 
@@ -152,10 +154,18 @@ class AccountStore:
         self._reader.close()
 
     def _decoys(self) -> list[str]:
-        decoys = [passwords.own_decoy()]
-        if self._hashed:
-            decoys.extend(passwords.decoy(text) for text in self._environment.values())
-        return decoys
+        """Of each kind of hash that a wrong login could be held against."""
+        foreign = list(self._environment.values()) if self._hashed else []
+        with self._reading() as connection:
+            rows = connection.execute(
+                """
+                SELECT password FROM users
+                WHERE source = 'own' AND password NOT LIKE '$scrypt$%'
+                    AND password NOT LIKE '$ankisyncd$%'
+                """
+            ).fetchall()
+        foreign.extend(password for (password,) in rows)
+        return [passwords.own_decoy(), *map(passwords.decoy, foreign)]
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -302,16 +312,12 @@ class AccountStore:
         name = unicodedata.normalize("NFC", name)
         if self._open_mode and self._is_free(name):
             return self._grant_open(name, address, client, moment)
-        secret = self._secret(name)
         counter = Counter(
             lambda: self._seconds_to_wait(address, name, moment),
             lambda: self._note_failure(address, name, moment),
         )
         try:
-            self._judge.check(secret, password, counter)
-            if secret is None:  # cannot be: the judge knows no password for it
-                raise WrongCredentials("wrong user name or password")
-            key, device = self._grant(name, secret, address, client, moment)
+            key, device = self._judged(name, password, counter, address, client, moment)
         except WrongCredentials:
             log_failure(given, address)
             raise
@@ -321,9 +327,28 @@ class AccountStore:
         log_success(name, address, client, device)
         return Granted(key, name, device)
 
+    def _judged(
+        self, name: str, password: str, counter: Counter, address: str, client: str, now: int
+    ) -> tuple[str, str]:
+        """A new key and the id of its device."""
+        # A second time if the user was changed while the password was being judged: another
+        # device's first login may have put a hash of our own in the place of a foreign one.
+        for _ in range(2):
+            secret = self._secret(name)
+            self._judge.check(secret, password, counter)
+            if secret is None:  # cannot be: the judge knows no password for it
+                break
+            # The hash of a user of the environment is not ours to replace.
+            own = name not in self._environment
+            renewed = self._judge.renewed(secret, password) if own else None
+            granted = self._grant(name, secret, renewed, address, client, now)
+            if granted:
+                return granted
+        raise WrongCredentials("wrong user name or password")
+
     def _secret(self, name: str) -> Secret | None:
         if name in self._environment:
-            return Secret(self._environment[name], self._hashed)
+            return Secret(self._environment[name], self._hashed, name)
         if not _storable(name):
             return None
         with self._reading() as connection:
@@ -331,12 +356,21 @@ class AccountStore:
                 "SELECT password FROM users WHERE name = ? AND source = 'own' AND disabled = 0",
                 (name,),
             ).fetchone()
-        return Secret(row[0], True) if row else None
+        return Secret(row[0], True, name) if row else None
 
     def _grant(
-        self, name: str, secret: Secret, address: str, client: str, now: int
-    ) -> tuple[str, str]:
-        """Makes a device, unless the user was changed while the password was being judged."""
+        self,
+        name: str,
+        secret: Secret,
+        renewed: str | None,
+        address: str,
+        client: str,
+        now: int,
+    ) -> tuple[str, str] | None:
+        """Makes a device; None if the user was changed while the password was being judged.
+
+        `renewed` is a hash of our own, to be stored instead of the one that it was held against.
+        """
         key = secrets.token_urlsafe(30)
         environment = name in self._environment
         with self._writing() as connection:
@@ -348,7 +382,9 @@ class AccountStore:
                 (name, "environment" if environment else "own", environment, secret.text),
             ).fetchone()
             if row is None:
-                raise WrongCredentials("the user was changed during the login")
+                return None
+            if renewed:
+                connection.execute("UPDATE users SET password = ? WHERE id = ?", (renewed, row[0]))
             binding = _binding(key, secret.text) if environment else None
             device = _insert_device(connection, row[0], "key", key, binding, address, client, now)
             throttle.clear(connection, address, name)
@@ -428,6 +464,28 @@ class AccountStore:
         hashed = passwords.hash_password(_checked_password(password))
         with self._writing() as connection:
             _insert_or_adopt(connection, name, "own", hashed, int(_time(now)))
+
+    def take_over(
+        self,
+        name: str,
+        password: str,
+        keys: Sequence[str] = (),
+        *,
+        client: str = "",
+        now: float | None = None,
+    ) -> None:
+        """Makes an own user of one that another server had.
+
+        `password` is a PHC string of any kind that we take; `keys` are host keys with which the
+        user's devices are logged in there, and stay so; `client` says of these what is known.
+        Raises UserExists, and AccountError for a name or a password hash that cannot be.
+        """
+        name, moment = check_name(name), int(_time(now))
+        passwords.check_phc(password)
+        with self._writing() as connection:
+            user = _insert_or_adopt(connection, name, "own", password, moment)
+            for key in dict.fromkeys(keys):
+                _insert_device(connection, user, "key", key, None, "", client, moment)
 
     def check_free(self, name: str) -> None:
         """Raises UserExists or AccountError if no user of that name can be made."""

@@ -20,6 +20,7 @@ COMMANDS = {
     "device": ("cardkeep.cli.device", "device"),
     "snapshot": ("cardkeep.cli.snapshot", "snapshot"),
     "history": ("cardkeep.cli.history", "history"),
+    "migrate": ("cardkeep.cli.migrate", "migrate"),
 }
 GROUP_FLAGS = {"--help", "-h", "--version"}
 

@@ -12,9 +12,11 @@ import pytest
 from cardkeep.collection import database
 from cardkeep.collection.schema.downgrade import downgrade
 from cardkeep.collection.schema.inspect import inspect
+from cardkeep.collection.schema.tables import SCHEMA_17
 from cardkeep.collection.schema.upgrade import upgrade
+from cardkeep.records.deck_config import DeckConfig, with_initial_ease
 from tests.clients.environments import NEWEST, interpreter
-from tests.collection.schema.files import copied, fresh
+from tests.collection.schema.files import copied, edit, fresh, integrity, opened, rows
 
 # The last with schema 11 at rest, and the last engine that syncs with schema 11.
 OLD = ("2.1.49", "2.1.54")
@@ -155,6 +157,64 @@ def test_upgraded_by_us_or_by_the_engine_is_the_same(tmp_path: Path) -> None:
     theirs = engine(NEWEST, path)
     upgrade(path)
     same(engine(NEWEST, path), theirs)
+
+
+# What 2.1.39 leaves behind when it does not go back to schema 11 at its end, as servers did not.
+LEAVE = """
+import sys
+from anki.collection import Collection
+collection = Collection(sys.argv[1], server=True)
+collection.close(downgrade=False)
+"""
+
+
+def left_by_2_1_39(folder: Path, version: int) -> Path:
+    """The rich collection in schema 16, or made 15 or 17 of it by what is told of them."""
+    path = copied("rich-schema11", folder)
+    edit(path, "DELETE FROM graves")
+    edit(path, "INSERT INTO graves VALUES (3, 77, 1)", "INSERT INTO graves VALUES (4, 77, 1)")
+    subprocess.run(
+        [interpreter("2.1.39"), "-W", "ignore", "-c", LEAVE, path], check=True, capture_output=True
+    )
+    assert rows(path, "SELECT ver FROM col") == [(16,)]
+    if version == 15:
+        with opened(path) as connection:
+            for row in connection.execute("SELECT * FROM deck_config").fetchall():
+                percent = with_initial_ease(DeckConfig(*row), lambda ease: ease * 100)
+                connection.execute(
+                    "UPDATE deck_config SET config = ? WHERE id = ?", (percent.config, row[0])
+                )
+            connection.execute("UPDATE col SET ver = 15")
+    if version == 17:
+        edit(
+            path,
+            "ALTER TABLE tags RENAME TO old",
+            SCHEMA_17.tables["tags"].sql,
+            "INSERT INTO tags SELECT tag, usn, 1, NULL FROM old",
+            "DROP TABLE old",
+            "UPDATE col SET ver = 17",
+        )
+    return path
+
+
+@pytest.mark.parametrize("version", [15, 16, 17])
+def test_files_of_schemas_between_are_upgraded(tmp_path: Path, version: int) -> None:
+    """To the engine, the file that we upgraded is the one that it would have upgraded."""
+    path = left_by_2_1_39(tmp_path, version)
+    theirs = engine(NEWEST, path)
+    inspect(path, of_server=True)
+    assert rows(path, "SELECT ver FROM col") == [(18,)]
+    assert integrity(path) == "ok"
+    ours = engine(NEWEST, path)
+    assert [row[:2] for row in ours["graves"]] == [[77, 1]] == [row[:2] for row in theirs["graves"]]
+    usn = theirs["col"][3]
+    sent = json.loads(json.dumps(theirs).replace('"usn": -1', f'"usn": {usn}'))
+    for table, at in {"notes": 4, "cards": 5, "revlog": 2}.items():
+        for row in sent["rows"][table]:
+            row[at] = usn if row[at] == -1 else row[at]
+    sent["graves"] = ours["graves"]
+    sent["tags"] = [[name, usn if each == -1 else each] for name, each in theirs["tags"]]
+    same(ours, sent)
 
 
 def test_a_damaged_old_file_becomes_sound(tmp_path: Path) -> None:

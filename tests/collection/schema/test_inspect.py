@@ -83,6 +83,30 @@ def test_rows_to_be_sent_count_as_sent(tmp_path: Path) -> None:
     assert rows(path, "SELECT count(*) FROM graves") == [(0,)]
 
 
+@pytest.mark.parametrize("name", ["rich-schema18", "rich-schema11", "odd-schema11"])
+def test_what_devices_have_yet_to_hear_of_a_server_is_kept(tmp_path: Path, name: str) -> None:
+    """Its deletions and numbers stay; what has no number, or is changed here, gets the next."""
+    path = copied(name, tmp_path)
+    edit(
+        path,
+        "UPDATE col SET usn = 70",
+        "UPDATE cards SET usn = 5",
+        "UPDATE notes SET usn = -1 WHERE id = (SELECT max(id) FROM notes)",
+        "UPDATE notes SET usn = 7 WHERE id = (SELECT min(id) FROM notes)",
+        "DELETE FROM graves",
+        "INSERT INTO graves (oid, type, usn) VALUES (5, 0, 3), (6, 1, -1), (7, 2, 70)",
+    )
+    before = rows(path, "SELECT crt, mod, scm, usn, ls FROM col")
+    inspect(path, of_server=True)
+    assert rows(path, "SELECT crt, mod, scm, usn, ls FROM col") == before
+    assert rows(path, "SELECT * FROM graves") == [(5, 0, 3), (6, 1, 70), (7, 2, 70)]
+    assert rows(path, "SELECT usn FROM notes WHERE id = (SELECT max(id) FROM notes)") == [(70,)]
+    assert rows(path, "SELECT usn FROM notes WHERE id = (SELECT min(id) FROM notes)") == [(7,)]
+    if name == "odd-schema11":
+        # A card had too low an ease.
+        assert rows(path, "SELECT count(*) FROM cards WHERE usn = 70") == [(1,)]
+
+
 ACCEPTED: dict[str, tuple[str, ...]] = {
     "a card without note and deck": ("UPDATE cards SET nid = 5, did = 6",),
     # A normal sync brings them too.
@@ -465,8 +489,10 @@ ILL_FORMED: dict[str, tuple[Spoil, str]] = {
 VERSIONS: dict[str, tuple[Spoil, str]] = {
     **{
         f"version {version}": (sql(f"UPDATE col SET ver = {version}"), f"version {version}")
-        for version in (-1, 0, 10, 12, 13, 14, 15, 16, 17, 19, 2**40)
+        for version in (-1, 0, 10, 12, 13, 14, 19, 2**40)
     },
+    "version 16 on a schema-18 file": (sql("UPDATE col SET ver = 16"), "table tags"),
+    "version 17 on a schema-18 file": (sql("UPDATE col SET ver = 17"), "table graves"),
     "version 11 on a schema-18 file": (sql("UPDATE col SET ver = 11"), "table graves"),
     "version in words": (sql("UPDATE col SET ver = 'eighteen'"), "ver is text"),
     "no row in col": (sql("DELETE FROM col"), "no row in col"),

@@ -22,8 +22,8 @@ import msgspec
 from cardkeep.collection import database
 from cardkeep.collection.schema import statement, values
 from cardkeep.collection.schema.indexes import LARGE, put_in_order
-from cardkeep.collection.schema.tables import SCHEMA_11, SCHEMA_18, Index, Schema, Table
-from cardkeep.collection.schema.upgrade import upgrade_tables
+from cardkeep.collection.schema.tables import SCHEMA_11, SCHEMA_18, SCHEMAS, Index, Schema, Table
+from cardkeep.collection.schema.upgrade import finish_upgrade, upgrade_tables
 from cardkeep.errors import BadRequest, NotAccepted, Unavailable
 from cardkeep.records import deck, deck_config, notetype
 from cardkeep.records.deck import Deck
@@ -77,10 +77,14 @@ _OURS = {
 }
 
 
-def inspect(path: Path) -> None:
+def inspect(path: Path, *, of_server: bool = False) -> None:
     """Makes the private file at `path` ready to be stored: schema 18, in order, whole.
 
-    It is changed in place; the caller flushes and stores it. Raises NotAccepted, with a
+    An upload replaces what all devices have. A collection `of_server` is one that another server
+    kept and that devices go on syncing with: its deletions stay, and rows that must be changed,
+    or have no usn, get the one that every device has yet to see.
+
+    The file is changed in place; the caller flushes and stores it. Raises NotAccepted, with a
     sentence for the user and the exact reason for the log, when it cannot be a collection,
     and Unavailable when the machine fails (a full disk); the file is then of no use any more.
     """
@@ -89,15 +93,14 @@ def inspect(path: Path) -> None:
         connection = database.connect_private(path)
         try:
             _bound_time(connection)
-            _inspect(connection)
+            _inspect(connection, of_server)
         finally:
             database.close(connection)
 
 
-def _inspect(connection: sqlite3.Connection) -> None:
+def _inspect(connection: sqlite3.Connection, of_server: bool) -> None:
     objects = read_objects(connection)
-    version = schema_version(connection, objects)
-    schema = SCHEMA_18 if version == SCHEMA_18.version else SCHEMA_11
+    schema = SCHEMAS[schema_version(connection, objects)]
     check_tables(objects, schema)
     stale = stale_objects(objects, schema)
     _check_internal(connection, objects)
@@ -110,16 +113,35 @@ def _inspect(connection: sqlite3.Connection) -> None:
         connection.execute(f"DROP {objects[name].type} {name}")
     put_in_order(connection, schema)
     _check_order(connection, small)
-    _check_values(connection, [name for name in schema.tables if name in values.RULES])
+    _check_values(connection, ["col"], 0)
+    if of_server:
+        (usn,) = connection.execute("SELECT usn FROM col").fetchone()
+    else:
+        usn = 0
+        # A whole upload replaces everything, deletions too: nobody has to hear of them.
+        connection.execute("DELETE FROM graves")
+    # Tables that the upgrade makes, or makes anew, are looked at after it.
+    same = [name for name in values.RULES if schema.tables.get(name) == SCHEMA_18.tables[name]]
+    _check_values(connection, [name for name in same if name != "col"], usn)
     if schema is SCHEMA_11:
-        upgrade_tables(connection, int(time.time()))
-        _check_values(connection, [name for name in values.RULES if name not in schema.tables])
+        upgrade_tables(connection, int(time.time()), usn)
+    elif schema is not SCHEMA_18:
+        finish_upgrade(connection, schema.version, usn)
+    _check_values(connection, [name for name in values.RULES if name not in same], usn)
+    if of_server:
+        _mend_graves(connection, usn)
     _check_text(connection, LARGE)
     _check_references(connection)
     _check_blobs(connection)
-    # A whole upload replaces everything, deletions too: nobody has to hear of them.
-    connection.execute("DELETE FROM graves")
     connection.execute("UPDATE col SET id = 1, conf='', models='', decks='', dconf='', tags=''")
+
+
+def _mend_graves(connection: sqlite3.Connection, usn: int) -> None:
+    connection.execute("DELETE FROM graves WHERE typeof(oid) <> 'integer' OR type NOT IN (0, 1, 2)")
+    connection.execute(
+        "UPDATE graves SET usn = ? WHERE typeof(usn) <> 'integer' OR usn < 0 OR usn >= 2147483647",
+        (usn,),
+    )
 
 
 # --- before SQLite sees it --------------------------------------------------------------
@@ -166,7 +188,7 @@ def read_objects(connection: sqlite3.Connection) -> dict[str, SchemaObject]:
 
 
 def schema_version(connection: sqlite3.Connection, objects: dict[str, SchemaObject]) -> int:
-    """`col.ver`, 11 or 18. NotAccepted for another one, or if there is no such single row."""
+    """`col.ver`, 11 or 15 to 18. NotAccepted for another one, or if there is no such single row."""
     if "col" not in objects:
         raise NotAccepted(_FOREIGN, "no table col")
     _check_table(objects["col"], SCHEMA_18.tables["col"])
@@ -182,7 +204,7 @@ def schema_version(connection: sqlite3.Connection, objects: dict[str, SchemaObje
             "or use an earlier version of Anki.",
             f"schema version {version}",
         )
-    if version not in (SCHEMA_11.version, SCHEMA_18.version):
+    if version not in SCHEMAS:
         raise NotAccepted(
             "This collection is in the form of an old or unfinished version of Anki. Open it with "
             "a current version of Anki, close Anki, then sync again.",
@@ -326,8 +348,8 @@ def _check_pragma(connection: sqlite3.Connection, pragma: str) -> None:
         raise NotAccepted(_DAMAGED, f"{pragma}: {_one_line(str(found))}")
 
 
-def _check_values(connection: sqlite3.Connection, tables: list[str]) -> None:
-    found = values.mend(connection, tables)
+def _check_values(connection: sqlite3.Connection, tables: list[str], usn: int) -> None:
+    found = values.mend(connection, tables, usn)
     if found:
         raise NotAccepted(
             f"The collection holds values that Anki cannot read (table “{found.table}”, column "

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The tables and indexes of schema 18 and schema 11 (docs/collection-format.md, 2 and 3).
 
+Between the two, clients of 2020 and 2021 kept schemas 15 to 17 while a collection was open, and
+servers of their time left such files behind; they differ from 18 in `tags` and `graves`.
+
 They stand here as values: `Table.sql` and `Index.sql` make them, `inspect` compares an upload
 with them (through `statement`, which reads CREATE statements into the same values).
 """
@@ -241,6 +244,13 @@ _TAGS = Table(
     without_rowid=True,
 )
 
+_TAGS_15 = Table(
+    "tags",
+    (Column("tag", "text", "unicase"), Column("usn", "integer")),
+    key=("tag",),
+    without_rowid=True,
+)
+
 _INDEXES_11 = (
     Index("ix_notes_usn", "notes", ("usn",)),
     Index("ix_cards_usn", "cards", ("usn",)),
@@ -251,7 +261,7 @@ _INDEXES_11 = (
     Index("ix_notes_csum", "notes", ("csum",)),
 )
 
-_INDEXES_18 = (
+_INDEXES_15 = (
     *_INDEXES_11,
     Index("idx_fields_name_ntid", "fields", ("name", "ntid"), unique=True),
     Index("idx_templates_name_ntid", "templates", ("name", "ntid"), unique=True),
@@ -261,8 +271,9 @@ _INDEXES_18 = (
     Index("idx_decks_name", "decks", ("name",), unique=True),
     Index("idx_notes_mid", "notes", ("mid",)),
     Index("idx_cards_odid", "cards", ("odid",), where="odid != 0"),
-    Index("idx_graves_pending", "graves", ("usn",)),
 )
+
+_INDEXES_18 = (*_INDEXES_15, Index("idx_graves_pending", "graves", ("usn",)))
 
 
 def _schema(version: int, tables: tuple[Table, ...], indexes: tuple[Index, ...]) -> Schema:
@@ -271,21 +282,28 @@ def _schema(version: int, tables: tuple[Table, ...], indexes: tuple[Index, ...])
 
 SCHEMA_11: Final = _schema(11, (_COL, _NOTES, _CARDS, _REVLOG, _GRAVES_11), _INDEXES_11)
 
-SCHEMA_18: Final = _schema(
-    18,
-    (
-        _COL,
-        _NOTES,
-        _CARDS,
-        _REVLOG,
-        _GRAVES_18,
-        _CONFIG,
-        _DECK_CONFIG,
-        _DECKS,
-        _NOTETYPES,
-        _FIELDS,
-        _TEMPLATES,
-        _TAGS,
-    ),
-    _INDEXES_18,
+_FROM_15 = (
+    _COL,
+    _NOTES,
+    _CARDS,
+    _REVLOG,
+    _CONFIG,
+    _DECK_CONFIG,
+    _DECKS,
+    _NOTETYPES,
+    _FIELDS,
+    _TEMPLATES,
 )
+
+SCHEMA_15: Final = _schema(15, (*_FROM_15, _TAGS_15, _GRAVES_11), _INDEXES_15)
+
+# The initial ease in the deck options is another number; no table changed.
+SCHEMA_16: Final = _schema(16, (*_FROM_15, _TAGS_15, _GRAVES_11), _INDEXES_15)
+
+SCHEMA_17: Final = _schema(17, (*_FROM_15, _TAGS, _GRAVES_11), _INDEXES_15)
+
+SCHEMA_18: Final = _schema(18, (*_FROM_15, _TAGS, _GRAVES_18), _INDEXES_18)
+
+SCHEMAS: Final = {
+    each.version: each for each in (SCHEMA_11, SCHEMA_15, SCHEMA_16, SCHEMA_17, SCHEMA_18)
+}

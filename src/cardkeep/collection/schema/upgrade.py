@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Schema 11 to 18 (docs/collection-format.md, 11).
+"""Schema 11, and 15 to 17, to 18 (docs/collection-format.md, 11).
 
 Old files carry the faults of many years of clients: ids written as text, inner ids that
 differ from the keys, names that clash once they are compared properly. Each is put right as
-the clients do it when they upgrade, except that new usns are 0: a client writes -1 for "to be
-sent", which on a server would fail every later sync.
+the clients do it when they upgrade, except for new usns: a client writes -1 for "to be sent",
+which on a server would fail every later sync. After an upload they are 0, since everybody
+else gets the whole collection; in one that another server kept, the next number to be sent.
 """
 
 import re
@@ -19,9 +20,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from cardkeep.collection import config, database, deck_configs, decks, notetypes
-from cardkeep.collection.schema.tables import SCHEMA_11, SCHEMA_18
+from cardkeep.collection.schema.tables import SCHEMA_11, SCHEMA_16, SCHEMA_17, SCHEMA_18
 from cardkeep.errors import BadRequest, NotAccepted
 from cardkeep.records import deck, deck_config, notetype
+from cardkeep.records.deck import Deck
+from cardkeep.records.deck_config import DeckConfig
 from cardkeep.records.numbers import INT64_MAX, INT64_MIN, single
 from cardkeep.records.unicase import fold
 
@@ -35,6 +38,7 @@ _MOST_NAMESAKES = 200
 _MARKS = (b'"', b"[", b"{", b",")
 _INTEGER = re.compile("-?[0-9]{1,20}")
 
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 
 
@@ -52,8 +56,8 @@ def upgrade(path: Path, now: int | None = None) -> None:
         database.close(connection)
 
 
-def upgrade_tables(connection: sqlite3.Connection, now: int) -> None:
-    """The same for an open private file."""
+def upgrade_tables(connection: sqlite3.Connection, now: int, usn: int = 0) -> None:
+    """The same for an open private file; what has to be changed gets `usn`."""
     connection.execute("BEGIN")
     for name in SCHEMA_18.tables.keys() - SCHEMA_11.tables.keys():
         connection.execute(SCHEMA_18.tables[name].sql)
@@ -66,8 +70,8 @@ def upgrade_tables(connection: sqlite3.Connection, now: int) -> None:
     _tags(connection)
     _configuration(connection)
     _notetypes(connection)
-    users = _decks(connection, now)
-    _raise_low_ease(connection, [id_ for id_, uses in users.items() if uses in low_ease])
+    users = _decks(connection, now, usn)
+    _raise_low_ease(connection, [id_ for id_, uses in users.items() if uses in low_ease], usn)
     connection.execute(
         "UPDATE col SET ver = 18, conf = '', models = '', decks = '', dconf = '', tags = ''"
     )
@@ -77,10 +81,62 @@ def upgrade_tables(connection: sqlite3.Connection, now: int) -> None:
     connection.execute("ANALYZE")
 
 
+def finish_upgrade(connection: sqlite3.Connection, version: int, usn: int = 0) -> None:
+    """Turns an open private file of schema 15, 16 or 17 into schema 18; as `upgrade_tables`."""
+    connection.execute("BEGIN")
+    if version < SCHEMA_16.version:
+        _ease_from_percent(connection, usn)
+    if version < SCHEMA_17.version:
+        _tags_from_15(connection)
+    _graves(connection)
+    connection.execute(SCHEMA_18.indexes["idx_graves_pending"].sql)
+    connection.execute("UPDATE col SET ver = 18")
+    connection.execute("COMMIT")
+
+
+def _ease_from_percent(connection: sqlite3.Connection, usn: int) -> None:
+    low_ease = set()
+    rows = connection.execute("SELECT id, name, mtime_secs, usn, config FROM deck_config")
+    for row in rows.fetchall():
+        config = _read(_with_true_ease, DeckConfig(*row), "deck options")
+        if _initial_ease_is_low(config):
+            low_ease.add(config.id)
+            config = deck_config.with_initial_ease(config, lambda _: 2.5)
+        deck_configs.put(connection, config)
+    if low_ease:
+        users = [
+            row[0]
+            for row in connection.execute(
+                "SELECT id, name, mtime_secs, usn, common, kind FROM decks"
+            )
+            if _options_of(Deck(*row)) in low_ease
+        ]
+        _raise_low_ease(connection, users, usn)
+
+
+def _with_true_ease(config: DeckConfig) -> DeckConfig:
+    return deck_config.with_initial_ease(config, lambda ease: single(ease / 100))
+
+
+def _options_of(row: Deck) -> int | None:
+    """The deck config of a normal deck."""
+    json = _read(deck.to_json, row, "decks")
+    return None if json["dyn"] else json["conf"]
+
+
+def _tags_from_15(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE tags RENAME TO tags_15")
+    connection.execute(SCHEMA_18.tables["tags"].sql)
+    connection.execute("INSERT INTO tags SELECT tag, usn, 1, NULL FROM tags_15")
+    connection.execute("DROP TABLE tags_15")
+
+
 def _graves(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE graves RENAME TO graves_11")
     connection.execute(SCHEMA_18.tables["graves"].sql)
-    connection.execute("INSERT OR IGNORE INTO graves SELECT oid, type, usn FROM graves_11")
+    connection.execute(
+        "INSERT INTO graves SELECT oid, type, max(usn) FROM graves_11 GROUP BY oid, type"
+    )
     connection.execute("DROP TABLE graves_11")
 
 
@@ -115,14 +171,14 @@ def _initial_ease_is_low(row: deck_config.DeckConfig) -> bool:
     return found[0] <= single(1.3)
 
 
-def _raise_low_ease(connection: sqlite3.Connection, deck_ids: list[int]) -> None:
+def _raise_low_ease(connection: sqlite3.Connection, deck_ids: list[int], usn: int) -> None:
     for deck_id in deck_ids:
         connection.execute(
             """
-            UPDATE cards SET factor = 2500, usn = 0
+            UPDATE cards SET factor = 2500, usn = ?
             WHERE factor != 0 AND factor <= 2000 AND ? IN (did, odid)
             """,
-            (deck_id,),
+            (usn, deck_id),
         )
 
 
@@ -166,7 +222,7 @@ def _notetypes(connection: sqlite3.Connection) -> None:
         connection.execute("UPDATE notes SET mid = ? WHERE mid = ?", (moved[key], key))
 
 
-def _decks(connection: sqlite3.Connection, now: int) -> dict[int, int]:
+def _decks(connection: sqlite3.Connection, now: int, usn: int) -> dict[int, int]:
     """Stores them; returns which deck config each normal one uses."""
     names = _Names("decks", "_")
     uses = {}
@@ -174,7 +230,7 @@ def _decks(connection: sqlite3.Connection, now: int) -> dict[int, int]:
         row = _read(deck.from_json, obj, "decks")
         name = names.free(row.name)
         if name != row.name or deck.to_json(row)["name"] != obj["name"]:
-            row = msgspec.structs.replace(row, name=name, mtime_secs=now, usn=0)
+            row = msgspec.structs.replace(row, name=name, mtime_secs=now, usn=usn)
         decks.put(connection, row)
         json = deck.to_json(row)
         if not json["dyn"]:
@@ -281,9 +337,9 @@ def _value(raw: msgspec.Raw, what: str) -> Any:
         raise _unreadable(what, str(error)) from error
 
 
-def _read(from_json: Callable[[object], _T], obj: object, what: str) -> _T:
+def _read(convert: Callable[[_S], _T], obj: _S, what: str) -> _T:
     try:
-        return from_json(obj)
+        return convert(obj)
     except BadRequest as error:
         raise _unreadable(what, error.reason) from error
 
@@ -292,5 +348,5 @@ def _unreadable(what: str, reason: str) -> NotAccepted:
     return NotAccepted(
         f"The {what} of this collection cannot be read. In Anki, choose Tools > Check Database, "
         "then sync again.",
-        f"schema 11: {what}: {reason}",
+        f"upgrade: {what}: {reason}",
     )

@@ -77,8 +77,8 @@ def _blob(column: str) -> Rule:
 
 
 def _usn() -> Rule:
-    """-1 ("to be sent") and other nonsense becomes 0: after an upload, everybody has the row."""
-    return _within("usn", 0, 2**31 - 1, "0")
+    """-1 ("to be sent") and other nonsense becomes the number that `mend` is given."""
+    return _within("usn", 0, 2**31 - 1, ":usn")
 
 
 _INT32 = (-(2**31), 2**31 - 1)
@@ -194,14 +194,15 @@ RULES: dict[str, tuple[Rule, ...]] = {
 }
 
 
-def mend(connection: sqlite3.Connection, tables: Iterable[str]) -> Unreadable | None:
+def mend(connection: sqlite3.Connection, tables: Iterable[str], usn: int) -> Unreadable | None:
     """Stores what clients read where they read something else than is stored.
 
-    Returns the first column that holds what they cannot read at all, else None.
+    Rows without a usn get `usn`. Returns the first column that holds what clients cannot read
+    at all, else None.
     """
     for table in tables:
         broken = wrong(connection, table, RULES[table])
-        put_right(connection, table, broken)
+        put_right(connection, table, broken, usn)
         if broken and (left := wrong(connection, table, broken)):
             rule, count = next(iter(left.items()))
             return Unreadable(table, rule.column, count)
@@ -217,9 +218,13 @@ def wrong(connection: sqlite3.Connection, table: str, rules: Iterable[Rule]) -> 
     return {rule: count for rule, count in zip(rules, found, strict=True) if count}
 
 
-def put_right(connection: sqlite3.Connection, table: str, rules: Iterable[Rule]) -> None:
+def put_right(
+    connection: sqlite3.Connection, table: str, rules: Iterable[Rule], usn: int = 0
+) -> None:
     """Makes good values of those that break `rules`, where a rule says how."""
     for rule in rules:
         if rule.mend:
             bad = f"({rule.good}) IS NOT TRUE"
-            connection.execute(f"UPDATE {table} SET {rule.column} = {rule.mend} WHERE {bad}")
+            connection.execute(
+                f"UPDATE {table} SET {rule.column} = {rule.mend} WHERE {bad}", {"usn": usn}
+            )
