@@ -93,6 +93,8 @@ def test_what_was_mended(run: Run, users: Path) -> None:
     copies = json.loads(run("snapshot", "list", "ben", "--json").stdout)
     assert [copy["reason"] for copy in copies] == ["repair"]
     assert json.loads(run("snapshot", "list", "ana", "--json").stdout) == []
+    (row,) = json.loads(run("history", "ben", "--json").stdout)
+    assert (row["kind"], row["note"]) == ("repair", "derived, usn")
 
 
 def test_only_those_named(run: Run, users: Path) -> None:

@@ -18,9 +18,11 @@ from cardkeep.accounts.check import user_names
 from cardkeep.accounts.names import check_name
 from cardkeep.backups.check import check_copies
 from cardkeep.backups.check import size as size_of_copies
+from cardkeep.backups.history import Kind
 from cardkeep.backups.snapshot import Cause, Reason
 from cardkeep.cli.data_folder import check_data_folder, folders_of_users
 from cardkeep.cli.options import options
+from cardkeep.cli.recording import by_operator
 from cardkeep.collection.check import WHOLE, check_collection
 from cardkeep.errors import AccountError, CardkeepError, SettingsError
 from cardkeep.messages import Finding
@@ -71,7 +73,8 @@ def check(
         stores = app.open_stores(loaded)
         try:
             for name in names:
-                report.about(name, _safely(_of_user(stores, name, chosen, bar)))
+                found = _safely(_of_user(stores, name, chosen, bar))
+                report.about(name, _recorded(loaded, stores, name, found))
         finally:
             stores.close()
     report.end()
@@ -127,6 +130,20 @@ def _of_media(stores: app.Stores, name: str, chosen: _Chosen, bar: Bar) -> Itera
         return
     progress = bar(f"{name}: media", None)
     yield from check_media(stores.media, name, repair=chosen.repair, progress=progress)
+
+
+def _recorded(
+    loaded: Settings, stores: app.Stores, name: str, findings: Iterator[Finding]
+) -> Iterator[Finding]:
+    """What was mended is a row of the user's history."""
+    mended: dict[str, None] = {}
+    for finding in findings:
+        if finding.repaired:
+            mended[finding.kind] = None
+        yield finding
+    if mended:
+        row = by_operator(Kind.REPAIR, note=", ".join(mended))
+        app.history(loaded).add(stores.library.folder(name), row)
 
 
 def _unseen(_: int) -> None:

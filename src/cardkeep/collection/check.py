@@ -73,7 +73,10 @@ def check_collection(
         yield Finding("in-use", f"{error}.")
         return
     except (sqlite3.Error, OSError) as error:
-        yield Finding("damaged", f"{folder.collection} cannot be opened: {error}.")
+        # Only the first is about the file: a full disk and the like pass.
+        passes = isinstance(error, sqlite3.OperationalError | OSError)
+        kind = "unreadable" if passes else "damaged"
+        yield Finding(kind, f"{folder.collection} cannot be opened: {error}.")
         return
     try:
         db.execute("PRAGMA query_only = ON")
