@@ -113,21 +113,22 @@ class _Check:
 
     def findings(self) -> Iterator[Finding]:
         """All of it."""
-        found = self._structure()
-        if self._repair and found.is_ours and any(each.mend for each in found.troubles):
-            yield from self._mend(found.troubles, lambda: self._structure().troubles)
-            found = self._structure()
+        found = self._look_at_structure()
+        self._repair &= self._structure.is_ours
+        if self._repair and any(each.mend for each in found):
+            # Rows stay what they are: that needs no copy, and the kept counts hold.
+            yield from self._mend(found, self._look_at_structure, changes_rows=False)
         else:
-            yield from (each.finding for each in found.troubles)
+            yield from (each.finding for each in found)
         self._progress.add(_STRUCTURE)
-        self._repair &= found.is_ours
-        if found.is_sound:
+        if self._structure.is_sound:
             yield from self._kept_counts()
             yield from self._content()
         self._progress.finish()
 
-    def _structure(self) -> structure.Structure:
-        return structure.look(self._db, quick=self._quick)
+    def _look_at_structure(self) -> list[Trouble]:
+        self._structure = structure.look(self._db, quick=self._quick)
+        return self._structure.troubles
 
     def _content(self) -> Iterator[Finding]:
         looks = list(faults.looks())
@@ -149,7 +150,9 @@ class _Check:
             yield from self._notes(share * _NOTES_WEIGHT)
         if waiting:
             yield from self._mend(
-                waiting, lambda: [found for look in again for found in self._safely(*look)]
+                waiting,
+                lambda: [found for look in again for found in self._safely(*look)],
+                changes_rows=True,
             )
 
     def _safely(self, tables: str, look: faults.Look) -> list[Trouble]:
@@ -163,11 +166,16 @@ class _Check:
     # --- mending ------------------------------------------------------------------------
 
     def _mend(
-        self, troubles: Sequence[Trouble], look_again: Callable[[], Iterable[Trouble]]
+        self,
+        troubles: Sequence[Trouble],
+        look_again: Callable[[], Iterable[Trouble]],
+        *,
+        changes_rows: bool,
     ) -> Iterator[Finding]:
         """Mends, and tells by another look what became of each of the troubles."""
         try:
-            self._keep_copy()
+            if changes_rows:
+                self._keep_copy()
             with (
                 between_syncs(self._folder, self._now_ms, patience=self._patience),
                 self._writing(),
@@ -177,7 +185,8 @@ class _Check:
                     if trouble.mend:
                         _apply(work, trouble.mend)
                 mending.commit(work)
-                counts.keep(self._folder, header.read(self._db), counts.count(self._db))
+                if changes_rows:
+                    counts.keep(self._folder, header.read(self._db), counts.count(self._db))
         except (Unavailable, CopyError, sqlite3.Error, OSError) as error:
             yield Finding("not-mended", f"Nothing was mended: {error}.", harmless=True)
             yield from (each.finding for each in troubles)
@@ -228,13 +237,16 @@ class _Check:
 
     def _notes(self, share: float) -> Iterator[Finding]:
         """The texts of notes, and what was derived from them."""
-        seen = _Notes(self._db)
+        seen, derives = _Notes(self._db), self._repair
         while batch := seen.next_batch():
             self._progress.add(batch * share)
-            if self._repair and seen.underived:
-                with self._writing():
-                    seen.derive()
-        yield from seen.findings(repaired=self._repair)
+            if derives and seen.underived:
+                try:
+                    with self._writing():
+                        seen.derive()
+                except sqlite3.OperationalError:  # a full disk, or another program's lock
+                    derives = False
+        yield from seen.findings(repaired=derives)
 
 
 class _Notes:
