@@ -332,6 +332,14 @@ DAMAGES: dict[str, tuple[tuple[str, ...], set[str], set[str]]] = {
     ),
     "missing table": (("DROP TABLE graves",), set(), {"schema"}),
     "no row of its own": (("DELETE FROM col",), set(), {"schema"}),
+    "two rows of its own": (
+        (
+            "INSERT INTO col SELECT 2, crt, mod, scm, ver, dty, usn, ls, '', '', '', '', '' "
+            "FROM col",
+        ),
+        set(),
+        {"schema"},
+    ),
     "schema 17": (("UPDATE col SET ver = 17",), set(), {"schema"}),
 }
 
@@ -438,6 +446,16 @@ def test_indexes_that_disagree_with_their_tables(folder: UserFolder) -> None:
     assert kinds(repaired) == ["card-home", "index"]
     assert all(finding.repaired for finding in repaired)
     assert integrity(folder.collection) == "ok"
+    assert found(folder) == []
+
+
+def test_all_indexes_that_disagree_are_made_anew(folder: UserFolder) -> None:
+    """Also those of which SQLite, after so many lines about others, does not speak."""
+    empty_index(folder, "ix_cards_usn", "ix_notes_usn", "ix_revlog_usn", "idx_notes_mid")
+    (looked,) = found(folder)
+    assert "ix_revlog_usn" not in looked.what
+    repaired = found(folder, repair=True)
+    assert [(each.kind, each.repaired) for each in repaired] == [("index", True)]
     assert found(folder) == []
 
 

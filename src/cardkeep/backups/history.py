@@ -51,6 +51,7 @@ class Kind(StrEnum):
     REMOVE = "remove"
     RESTORE = "restore"
     IMPORT = "import"
+    REPAIR = "repair"
     COPY_DELETED = "copy deleted"
 
 
@@ -235,13 +236,7 @@ def _open(folder: UserFolder, *, make: bool) -> int | None:
     if not (make or folder.root.is_dir()):
         return None
     folder.make()
-    fd = os.open(folder.history, flags | os.O_CREAT, 0o600)
-    # A command run by root must not lock out a server that runs as the folder's owner.
-    if os.geteuid() == 0:
-        owner = folder.root.stat()
-        os.chown(folder.ours, owner.st_uid, owner.st_gid)
-        os.fchown(fd, owner.st_uid, owner.st_gid)
-    return fd
+    return folder.open_own(folder.history, flags)
 
 
 def _first_time(fd: int) -> int:

@@ -2,12 +2,12 @@
 """`cardkeep check`: whether everything that is stored is sound."""
 
 import abc
+import contextlib
 import importlib
 import json
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import click
@@ -18,11 +18,16 @@ from cardkeep.accounts.check import user_names
 from cardkeep.accounts.names import check_name
 from cardkeep.backups.check import check_copies
 from cardkeep.backups.check import size as size_of_copies
-from cardkeep.backups.snapshot import Cause, Reason
+from cardkeep.backups.history import Kind
+from cardkeep.backups.keeper import Keeper
+from cardkeep.backups.snapshot import Cause, Reason, Snapshots
 from cardkeep.cli.data_folder import check_data_folder, folders_of_users
 from cardkeep.cli.options import options
+from cardkeep.cli.recording import by_operator
 from cardkeep.collection.check import WHOLE, check_collection
+from cardkeep.collection.folder import UserFolder
 from cardkeep.errors import AccountError, CardkeepError, SettingsError
+from cardkeep.media.store import MediaStore
 from cardkeep.messages import Finding
 from cardkeep.settings import Settings
 
@@ -63,28 +68,31 @@ def check(
     if not loaded.folder.is_dir():
         raise SettingsError(f"folder: {str(loaded.folder)!r} is no folder; expected the server's")
     names = _named(loaded, users)
-    chosen = _Chosen(repair=repair, media=not (no_media or quick), quick=quick)
     report = _Json() if as_json else _Lines()
-    with _bars(as_json) as bar:
+    with _bars(as_json) as bar, contextlib.ExitStack() as stack:
+        media = stack.enter_context(contextlib.closing(MediaStore(loaded.folder)))
+        keeper = None
+        if repair:  # all stores make folders when they are opened
+            keeper = stack.enter_context(contextlib.closing(app.open_stores(loaded))).keeper
+        chosen = _Chosen(media, keeper, quick=quick, no_media=no_media or quick)
         if not users:
-            report.about("", check_data_folder(loaded.folder, repair=repair))
-        stores = app.open_stores(loaded)
-        try:
-            for name in names:
-                report.about(name, _safely(_of_user(stores, name, chosen, bar)))
-        finally:
-            stores.close()
+            report.about("", _safely(check_data_folder(loaded.folder, repair=repair)))
+        for name in names:
+            folder_of_user = UserFolder(loaded.folder / name)
+            found = _safely(_of_user(folder_of_user, name, chosen, bar))
+            report.about(name, _recorded(loaded, folder_of_user, found))
     report.end()
     sys.exit(report.status)
 
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """What is to be done."""
+    """What is to be done; there is a keeper for a repair."""
 
-    repair: bool
-    media: bool
+    media: MediaStore
+    keeper: Keeper | None
     quick: bool
+    no_media: bool
 
 
 def _named(loaded: Settings, users: Sequence[str]) -> list[str]:
@@ -103,30 +111,45 @@ def _named(loaded: Settings, users: Sequence[str]) -> list[str]:
     return [name for name in map(check_name, users) if name in folders]
 
 
-def _of_user(stores: app.Stores, name: str, chosen: _Chosen, bar: Bar) -> Iterator[Finding]:
+def _of_user(folder: UserFolder, name: str, chosen: _Chosen, bar: Bar) -> Iterator[Finding]:
+    keeper = chosen.keeper
+    repair = keeper is not None
     yield from check_collection(
-        stores.library.folder(name),
+        folder,
         now_ms=app.now_ms,
-        repair=chosen.repair,
+        repair=repair,
         quick=chosen.quick,
         progress=bar(f"{name}: collection", WHOLE),
-        keep_copy=lambda: stores.keeper.take(name, Cause(Reason.REPAIR)),
+        keep_copy=lambda: keeper and keeper.take(name, Cause(Reason.REPAIR)),
     )
-    if chosen.media:
-        yield from _of_media(stores, name, chosen, bar)
-    snapshots = stores.keeper.snapshots(name)
+    if not chosen.no_media:
+        yield from _of_media(chosen.media, name, repair, bar(f"{name}: media", None))
+    snapshots = Snapshots(folder)
     total = size_of_copies(snapshots)
     progress = bar(f"{name}: kept copies", total) if total and not chosen.quick else _unseen
-    yield from check_copies(snapshots, repair=chosen.repair, quick=chosen.quick, progress=progress)
+    yield from check_copies(snapshots, repair=repair, quick=chosen.quick, progress=progress)
 
 
-def _of_media(stores: app.Stores, name: str, chosen: _Chosen, bar: Bar) -> Iterator[Finding]:
+def _of_media(media: MediaStore, name: str, repair: bool, progress: Advance) -> Iterator[Finding]:
     try:
         check_media = importlib.import_module("cardkeep.media.check").check_media
     except ModuleNotFoundError:
         return
-    progress = bar(f"{name}: media", None)
-    yield from check_media(stores.media, name, repair=chosen.repair, progress=progress)
+    yield from check_media(media, name, repair=repair, progress=progress)
+
+
+def _recorded(
+    loaded: Settings, folder: UserFolder, findings: Iterator[Finding]
+) -> Iterator[Finding]:
+    """What was mended is a row of the user's history."""
+    mended: dict[str, None] = {}
+    for finding in findings:
+        if finding.repaired:
+            mended[finding.kind] = None
+        yield finding
+    if mended:
+        row = by_operator(Kind.REPAIR, note=", ".join(mended))
+        app.history(loaded).add(folder, row)
 
 
 def _unseen(_: int) -> None:
@@ -222,7 +245,7 @@ class _Json(_Report):
         click.echo("[]" if self._separator == "[" else "\n]")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _bars(as_json: bool) -> Iterator[Bar]:
     """Progress bars for whoever watches; nothing where nobody does."""
     if as_json or not sys.stderr.isatty():

@@ -27,16 +27,17 @@ _LEFT_AFTER = 86_400
 # An upload is written aside, then into the log of the collection; a copy of the old one is kept.
 _ROOM = 3
 _NAMED = 3
+_OF_A_USER = ("collection.anki2", "media.db", ".cardkeep")
 
 _READ, _WRITE, _ENTER = 4, 2, 1
 
 
 def folders_of_users(base: Path) -> list[str]:
-    """The names of the folders that can be a user's."""
+    """The names of the folders that hold anything of a user."""
     return sorted(
         path.name
         for path in base.iterdir()
-        if not path.name.startswith(".") and path.name != "lost+found" and path.is_dir()
+        if not path.name.startswith(".") and any((path / name).exists() for name in _OF_A_USER)
     )
 
 

@@ -164,6 +164,7 @@ _WORDS: dict[str, str] = {
     Kind.REMOVE: "user removed",
     Kind.RESTORE: "restored from a copy",
     Kind.IMPORT: "imported",
+    Kind.REPAIR: "mended by command",
     Kind.COPY_DELETED: "copy deleted",
 }
 _REPLACING = {Kind.UPLOAD, Kind.RESTORE, Kind.IMPORT}

@@ -13,19 +13,19 @@ two over the tables concerned. It is a change of the server's own (`mending`).
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
 
 import msgspec
 
-from cardkeep.collection import counts, database, faults, header, mending, notetypes, structure
+from cardkeep.collection import counts, database, faults, header, mending
 from cardkeep.collection.faults import Trouble
 from cardkeep.collection.folder import UserFolder
+from cardkeep.collection.note_texts import Texts
 from cardkeep.collection.schema.tables import SCHEMA_18
 from cardkeep.collection.session_file import SessionFile, between_syncs
-from cardkeep.errors import BadRequest, CopyError, Unavailable
+from cardkeep.collection.structure import Structure, look_at_structure
+from cardkeep.errors import CopyError, Unavailable
 from cardkeep.messages import Counts, Finding
-from cardkeep.records import notetype
-from cardkeep.records.note import FIELD_SEPARATOR, note_fields, sort_field_and_checksum
 
 #: What `progress` is told adds up to this.
 WHOLE = 1000
@@ -35,9 +35,8 @@ _STRUCTURE = 250
 # A sync that goes on for longer is left alone, and so is what would be mended.
 PATIENCE = 120.0
 
-# Notes in a transaction, and what looking at one takes beside a row of another look.
-_NOTES = 2000
-_NOTES_WEIGHT = 8
+# What looking at the texts of a note takes beside a row of another look.
+_TEXTS_WEIGHT = 8
 
 
 def check_collection(
@@ -73,86 +72,82 @@ def check_collection(
         yield Finding("in-use", f"{error}.")
         return
     except (sqlite3.Error, OSError) as error:
-        yield Finding("damaged", f"{folder.collection} cannot be opened: {error}.")
+        # Only the first is about the file: a full disk and the like pass.
+        passes = isinstance(error, sqlite3.OperationalError | OSError)
+        kind = "unreadable" if passes else "damaged"
+        yield Finding(kind, f"{folder.collection} cannot be opened: {error}.")
         return
     try:
         db.execute("PRAGMA query_only = ON")
         faults.prepare(db)
-        yield from _Check(
-            folder, db, now_ms, repair, quick, progress, keep_copy, patience
-        ).findings()
+        told = _Progress(progress)
+        yield from _Check(folder, db, now_ms, repair, quick, told, keep_copy, patience).findings()
     finally:
         database.close(db)
 
 
+@dataclass(slots=True)
 class _Check:
     """One check of one collection."""
 
-    def __init__(
-        self,
-        folder: UserFolder,
-        db: sqlite3.Connection,
-        now_ms: Callable[[], int],
-        repair: bool,
-        quick: bool,
-        progress: Callable[[int], None],
-        keep_copy: Callable[[], object],
-        patience: float,
-    ) -> None:
-        self._folder = folder
-        self._db = db
-        self._now_ms = now_ms
-        self._repair = repair
-        self._quick = quick
-        self._progress = _Progress(progress)
-        self._keep_copy = keep_copy
-        self._patience = patience
+    folder: UserFolder
+    db: sqlite3.Connection
+    now_ms: Callable[[], int]
+    repair: bool
+    quick: bool
+    progress: "_Progress"
+    keep_copy: Callable[[], object]
+    patience: float
+    structure: Structure = field(default_factory=lambda: Structure([]))
 
     def findings(self) -> Iterator[Finding]:
         """All of it."""
-        found = self._structure()
-        if self._repair and found.is_ours and any(each.mend for each in found.troubles):
-            yield from self._mend(found.troubles, lambda: self._structure().troubles)
-            found = self._structure()
+        found = self._look_at_structure()
+        self.repair &= self.structure.is_ours
+        if self.repair and any(each.mend for each in found):
+            # Rows stay what they are: that needs no copy, and the kept counts hold.
+            yield from self._mend(found, self._look_at_structure, changes_rows=False)
         else:
-            yield from (each.finding for each in found.troubles)
-        self._progress.add(_STRUCTURE)
-        self._repair &= found.is_ours
-        if found.is_sound:
+            yield from (each.finding for each in found)
+        self.progress.add(_STRUCTURE)
+        if self.structure.is_sound:
             yield from self._kept_counts()
             yield from self._content()
-        self._progress.finish()
+        self.progress.finish()
 
-    def _structure(self) -> structure.Structure:
-        return structure.look(self._db, quick=self._quick)
+    def _look_at_structure(self) -> list[Trouble]:
+        self.structure = look_at_structure(self.db, quick=self.quick)
+        return self.structure.troubles
 
     def _content(self) -> Iterator[Finding]:
         looks = list(faults.looks())
-        rows = _rows(self._db)
+        rows = _rows(self.db)
         works = [sum(rows[table] for table in tables.split()) for tables, _ in looks]
-        of_notes = 0 if self._quick else _NOTES_WEIGHT * rows["notes"]
-        share = (WHOLE - _STRUCTURE) / max(sum(works) + of_notes, 1)
+        of_texts = 0 if self.quick else _TEXTS_WEIGHT * rows["notes"]
+        share = (WHOLE - _STRUCTURE) / max(sum(works) + of_texts, 1)
         waiting: list[Trouble] = []
         again: list[tuple[str, faults.Look]] = []
         for (tables, look), work in zip(looks, works, strict=True):
             found = self._safely(tables, look)
-            if self._repair and any(each.mend for each in found):
+            if self.repair and any(each.mend for each in found):
                 waiting += found
                 again.append((tables, look))
             else:
                 yield from (each.finding for each in found)
-            self._progress.add(work * share)
-        if not self._quick:
-            yield from self._notes(share * _NOTES_WEIGHT)
+            self.progress.add(work * share)
+        if not self.quick:
+            yield from self._texts(share * _TEXTS_WEIGHT)
         if waiting:
             yield from self._mend(
-                waiting, lambda: [found for look in again for found in self._safely(*look)]
+                waiting,
+                lambda: [found for look in again for found in self._safely(*look)],
+                changes_rows=True,
             )
 
     def _safely(self, tables: str, look: faults.Look) -> list[Trouble]:
         """What a look finds, or why it could not look."""
         try:
-            return list(look(self._db))
+            return list(look(self.db))
         except (sqlite3.Error, SystemError, UnicodeDecodeError) as error:
             words = f"“{tables}” could not be looked at: {error}."
             return [Trouble(Finding("unreadable", words), where=tables)]
@@ -160,21 +155,27 @@ class _Check:
     # --- mending ------------------------------------------------------------------------
 
     def _mend(
-        self, troubles: Sequence[Trouble], look_again: Callable[[], Iterable[Trouble]]
+        self,
+        troubles: Sequence[Trouble],
+        look_again: Callable[[], Iterable[Trouble]],
+        *,
+        changes_rows: bool,
     ) -> Iterator[Finding]:
         """Mends, and tells by another look what became of each of the troubles."""
         try:
-            self._keep_copy()
+            if changes_rows:
+                self.keep_copy()
             with (
-                between_syncs(self._folder, self._now_ms, patience=self._patience),
+                between_syncs(self.folder, self.now_ms, patience=self.patience),
                 self._writing(),
             ):
-                work = mending.begin(self._db, self._now_ms())
+                work = mending.begin(self.db, self.now_ms())
                 for trouble in troubles:
                     if trouble.mend:
                         _apply(work, trouble.mend)
                 mending.commit(work)
-                counts.keep(self._folder, header.read(self._db), counts.count(self._db))
+                if changes_rows:
+                    counts.keep(self.folder, header.read(self.db), counts.count(self.db))
         except (Unavailable, CopyError, sqlite3.Error, OSError) as error:
             yield Finding("not-mended", f"Nothing was mended: {error}.", harmless=True)
             yield from (each.finding for each in troubles)
@@ -187,13 +188,13 @@ class _Check:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        self._db.execute("PRAGMA query_only = OFF")
+        self.db.execute("PRAGMA query_only = OFF")
         try:
             yield
         finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            self._db.execute("PRAGMA query_only = ON")
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+            self.db.execute("PRAGMA query_only = ON")
 
     # --- counts and notes ---------------------------------------------------------------
 
@@ -208,138 +209,33 @@ class _Check:
             if getattr(kept, name) != getattr(counted, name)
         ]
         repaired = False
-        if self._repair:
-            with SessionFile(self._folder, wait=True):
-                counts.keep(self._folder, header.read(self._db), counts.count(self._db))
+        if self.repair:
+            with SessionFile(self.folder, wait=True):
+                counts.keep(self.folder, header.read(self.db), counts.count(self.db))
                 kept, counted = self._counts()
                 repaired = kept == counted
         text = f"The kept counts are wrong: {', '.join(wrong)}."
         yield Finding("counts", text, repaired=repaired, repairable=True)
 
     def _counts(self) -> tuple[Counts | None, Counts]:
-        self._db.execute("BEGIN")
+        self.db.execute("BEGIN")
         try:
-            return counts.kept(self._folder, header.read(self._db)), counts.count(self._db)
+            return counts.kept(self.folder, header.read(self.db)), counts.count(self.db)
         finally:
-            self._db.execute("COMMIT")
+            self.db.execute("COMMIT")
 
-    def _notes(self, share: float) -> Iterator[Finding]:
+    def _texts(self, share: float) -> Iterator[Finding]:
         """The texts of notes, and what was derived from them."""
-        seen = _Notes(self._db)
+        seen, derives = Texts(self.db), self.repair
         while batch := seen.next_batch():
-            self._progress.add(batch * share)
-            if self._repair and seen.underived:
-                with self._writing():
-                    seen.derive()
-        yield from seen.findings(repaired=self._repair)
-
-
-class _Notes:
-    """Goes through the notes, some thousands in a transaction."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-        self._last = -(2**63)
-        self._version = 0
-        self._layouts: dict[int, tuple[int, int | None]] = {}
-        self._found: dict[str, list[int]] = {"text": [], "note-fields": [], "derived": []}
-        self._counts = dict.fromkeys(self._found, 0)
-        #: What is wrong of the last batch: sort field, checksum, id, and the text they are from.
-        self.underived: list[tuple[str, int, int, bytes]] = []
-
-    def next_batch(self) -> int:
-        """Looks at the next notes; how many there were."""
-        self._db.execute("BEGIN")
-        try:
-            rows = self._db.execute(
-                """
-                SELECT id, mid, CAST(guid AS blob), CAST(tags AS blob), CAST(flds AS blob),
-                    CASE typeof(sfld) WHEN 'text' THEN CAST(sfld AS blob) ELSE sfld END, csum
-                FROM notes NOT INDEXED
-                WHERE id > ? AND typeof(flds) = 'text'
-                ORDER BY id
-                LIMIT ?
-                """,
-                (self._last, _NOTES),
-            ).fetchall()
-            self._see_layouts()
-            self.underived.clear()
-            for row in rows:
-                self._look(*row)
-        finally:
-            self._db.execute("COMMIT")
-        if rows:
-            self._last = rows[-1][0]
-        return len(rows)
-
-    def _see_layouts(self) -> None:
-        """Notetypes may have been replaced by an upload since the last batch."""
-        (version,) = self._db.execute("PRAGMA data_version").fetchone()
-        if version == self._version:
-            return
-        self._version = version
-        configs = notetypes.configs(self._db)
-        self._layouts = {
-            ntid: (layout.fields, _sort_index(configs[ntid]))
-            for ntid, layout in notetypes.layouts(self._db).items()
-        }
-
-    def _look(
-        self, nid: int, mid: int, guid: bytes, tags: bytes, flds: bytes, sfld: Any, csum: Any
-    ) -> None:
-        texts = (guid, tags, flds, sfld if isinstance(sfld, bytes) else b"")
-        if not all(map(faults.is_utf8, texts)):
-            self._note("text", nid)
-            return
-        fields, sort_index = self._layouts.get(mid, (0, None))
-        if fields and flds.count(FIELD_SEPARATOR.encode()) + 1 != fields:
-            self._note("note-fields", nid)
-        if sort_index is None:
-            return
-        sort_field, checksum = sort_field_and_checksum(note_fields(flds.decode()), sort_index)
-        if csum != checksum or not self._is_stored_as(nid, sort_field, sfld):
-            self._note("derived", nid)
-            self.underived.append((sort_field, checksum, nid, flds))
-
-    def _is_stored_as(self, nid: int, sort_field: str, stored: Any) -> bool:
-        if isinstance(stored, bytes):
-            return stored == sort_field.encode()
-        # A number where the text looks like one: SQLite compares as it stores.
-        found = self._db.execute("SELECT sfld IS ? FROM notes WHERE id = ?", (sort_field, nid))
-        return bool(found.fetchone()[0])
-
-    def _note(self, kind: str, nid: int) -> None:
-        self._counts[kind] += 1
-        if len(self._found[kind]) < faults.NAMED:
-            self._found[kind].append(nid)
-
-    def derive(self) -> None:
-        """Stores what the last batch lacks. It is never sent, so no device hears of it."""
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany(
-            "UPDATE notes SET sfld = ?, csum = ? WHERE id = ? AND CAST(flds AS blob) = ?",
-            self.underived,
-        )
-        self._db.execute("COMMIT")
-
-    def findings(self, *, repaired: bool) -> Iterator[Finding]:
-        """What was wrong with all of them."""
-        words = {
-            "text": "{n} note{s} with text that clients cannot read",
-            "note-fields": "{n} note{s} with more or fewer fields than the notetype",
-            "derived": "{n} note{s} whose sort field or checksum is not that of the text",
-        }
-        for kind, count in self._counts.items():
-            if count:
-                derived = kind == "derived"
-                advice = "" if derived else faults.CHECK_DATABASE
-                yield Finding(
-                    kind,
-                    faults.told(words[kind], self._found[kind], count, advice),
-                    repaired=derived and repaired,
-                    repairable=derived,
-                    harmless=derived,
-                )
+            self.progress.add(batch * share)
+            if derives and seen.underived:
+                try:
+                    with self._writing():
+                        seen.derive()
+                except sqlite3.OperationalError:  # a full disk, or another program's lock
+                    derives = False
+        yield from seen.findings(repaired=derives)
 
 
 class _Progress:
@@ -384,10 +280,3 @@ def _apply(work: mending.Mending, mend: faults.Mend) -> None:
     except sqlite3.IntegrityError:
         work.db.execute("ROLLBACK TO mend")
     work.db.execute("RELEASE mend")
-
-
-def _sort_index(config: bytes) -> int | None:
-    try:
-        return notetype.sort_index(config)
-    except (BadRequest, TypeError):
-        return None

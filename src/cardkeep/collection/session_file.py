@@ -103,6 +103,8 @@ class State(msgspec.Struct, frozen=True):
 # on the desktop), older ones after 60 s a request, and pause up to minutes between two.
 _GONE_AFTER_MS = {11: 60_000}
 _OLD_GONE_AFTER_MS = 300_000
+# In s, for commands that wait for a sync to end.
+_LOOK_EVERY = 0.03
 
 _state = msgspec.json.Decoder(State)
 
@@ -257,7 +259,7 @@ def between_syncs(
                 return
         if time.monotonic() >= end:
             raise Unavailable(f"a sync of this user goes on for more than {patience:.0f} s")
-        time.sleep(0.1)
+        time.sleep(_LOOK_EVERY)
 
 
 def _is_gone(state: State, now: int) -> bool:

@@ -15,7 +15,7 @@ from cardkeep.collection import faults
 from cardkeep.collection.faults import Trouble
 from cardkeep.collection.mending import Mending
 from cardkeep.collection.schema import inspect
-from cardkeep.collection.schema.indexes import LARGE
+from cardkeep.collection.schema.indexes import LARGE, disagreeing
 from cardkeep.collection.schema.tables import SCHEMA_18
 from cardkeep.errors import NotAccepted
 from cardkeep.messages import Finding
@@ -43,7 +43,7 @@ class Structure(NamedTuple):
     is_ours: bool = False
 
 
-def look(db: sqlite3.Connection, *, quick: bool) -> Structure:
+def look_at_structure(db: sqlite3.Connection, *, quick: bool) -> Structure:
     """Pages first, so that nothing after can go round in circles."""
     complaints = list(_complaints(db, "quick_check"))
     if damage := [line for line in complaints if not _OF_VALUE.fullmatch(line)]:
@@ -123,20 +123,33 @@ def _make(mending: Mending, names: list[str]) -> None:
 
 
 def _make_again(mending: Mending, names: list[str]) -> None:
-    """Rows that an index of usns did not show were not sent to anybody: they are now."""
+    """Those named, and those that SQLite did not come to, since it stops after some lines."""
     db = mending.db
-    for name in names:
-        if name not in _BY_USN:
-            db.execute(f"REINDEX {name}")
-            continue
-        table, key = _BY_USN[name]
-        db.execute(
-            f"""
-            CREATE TEMP TABLE hidden AS
-            SELECT {key}, usn FROM {table} NOT INDEXED
-            EXCEPT SELECT {key}, usn FROM {table} INDEXED BY {name}
-            """
+    by_table = {
+        table: [index for index in SCHEMA_18.indexes.values() if index.table == table]
+        for table in SCHEMA_18.tables
+    }
+    wrong = set(names)
+    for table, indexes in by_table.items():
+        wrong.update(
+            index.name for index in (disagreeing(db, table, indexes) if table in LARGE else indexes)
         )
-        db.execute(f"REINDEX {name}")
-        mending.send(table, f"({key}) IN (SELECT {key} FROM temp.hidden)")
-        db.execute("DROP TABLE temp.hidden")
+    for name in sorted(wrong):
+        if name in _BY_USN:
+            _make_again_by_usn(mending, name, *_BY_USN[name])
+        else:
+            db.execute(f"REINDEX {name}")
+
+
+def _make_again_by_usn(mending: Mending, name: str, table: str, key: str) -> None:
+    """Rows that this index did not show were not sent to anybody: they are now."""
+    mending.db.execute(
+        f"""
+        CREATE TEMP TABLE hidden AS
+        SELECT {key}, usn FROM {table} NOT INDEXED
+        EXCEPT SELECT {key}, usn FROM {table} INDEXED BY {name}
+        """
+    )
+    mending.db.execute(f"REINDEX {name}")
+    mending.send(table, f"({key}) IN (SELECT {key} FROM temp.hidden)")
+    mending.db.execute("DROP TABLE temp.hidden")

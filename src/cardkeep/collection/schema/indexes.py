@@ -35,14 +35,17 @@ def put_in_order(connection: sqlite3.Connection, schema: Schema) -> None:
             connection.execute(f"REINDEX {index.name}")
     for table in LARGE:
         indexes = [index for index in schema.indexes.values() if index.table == table]
-        for index in _disagreeing(connection, table, indexes):
+        for index in disagreeing(connection, table, indexes):
             connection.execute(f"REINDEX {index.name}")
 
 
-def _disagreeing(
+def disagreeing(
     connection: sqlite3.Connection, table: str, indexes: Sequence[Index]
 ) -> list[Index]:
-    """One pass over the table for all of its indexes, one over each index."""
+    """Those of the table's `indexes` that are not as the table is; all of them exist.
+
+    One pass over the table for all of its indexes, one over each index.
+    """
     sums = ", ".join(
         f"{each} FILTER (WHERE {index.where or 'TRUE'})"
         for index in indexes
