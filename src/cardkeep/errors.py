@@ -47,6 +47,10 @@ class BadRequest(Refused):
     """Framing, JSON, a type, a range or a reference is wrong."""
 
 
+#: In place of the name of a setting, where a limit has none.
+FIXED = "none: it is fixed"
+
+
 class TooLarge(BadRequest):
     """A limit was passed; `setting` names the one to raise."""
 

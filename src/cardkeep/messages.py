@@ -10,7 +10,7 @@ columns (`records.card`, `records.note`, `records.revlog`), since they come by t
 hundred thousand; everything else is a record.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -152,9 +152,10 @@ class Chunk(Record, frozen=True):
 
 
 class ApplyChunk(Record, frozen=True):
-    """Rows of the client."""
+    """Rows of the client. A long chunk goes on in `rest`, whose parts are made one by one."""
 
     chunk: Chunk
+    rest: Iterable[Chunk] = ()
 
 
 class Counts(Record, frozen=True):

@@ -261,7 +261,7 @@ class Settings:
         "100",
         ("CARDKEEP_MAX_JSON",),
         "Largest part of a normal sync, uncompressed: a few hundred notes, say. Such a part is "
-        "held in memory, about three times over.",
+        "held in memory, one at a time.",
     )
     max_media_file: int = _setting(
         SIZE,

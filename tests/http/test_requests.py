@@ -277,8 +277,9 @@ def test_long_json(client: Client, steps: MemorySteps, number: int, length: int)
     assert len(steps.heard) == 3
     for message in steps.heard:
         assert isinstance(message, messages.ApplyChunk)
-        assert len(message.chunk.notes) == number
-        assert {len(row[6]) for row in message.chunk.notes} == {length}
+        notes = [*message.chunk.notes, *(row for part in message.rest for row in part.notes)]
+        assert len(notes) == number
+        assert {len(row[6]) for row in notes} == {length}
     until(steps.is_clean)
 
 

@@ -52,9 +52,9 @@ from tests.servers import PASSWORD, Server, running
 SERVERS = ("cardkeep",)
 
 MIB = 1024 * 1024
-# What a row may add to the server's memory: more than the largest honest message needs, far
-# less than the worst rows would like to have.
-GROWTH_MIB = 250
+# What a row may add to the server's memory: what the largest honest message needs, far less than
+# the worst rows would like to have.
+GROWTH_MIB = 120
 # Keeps the bombs small: 1 GiB passes these limits as well as more would.
 LIMITS = {"CARDKEEP_MAX_COLLECTION": "256M"}
 
@@ -444,6 +444,23 @@ row(
         .encode()
         .replace(b'"HERE"', b"[" * 5000 + b"]" * 5000),
     ),
+)
+
+row(
+    "applyChanges with a configuration value of 9 MiB",
+    in_sync("applyChanges", changes(conf={"a": "x" * 9 * MIB}, crt=1)),
+)
+row(
+    "applyChanges with a tag of 9 MiB",
+    in_sync("applyChanges", changes(tags=["x" * 9 * MIB])),
+)
+row(
+    "applyChanges with a deck of 9 MiB",
+    in_sync("applyChanges", changes(decks=[[{**NORMAL_DECK, "desc": "x" * 9 * MIB}], []])),
+)
+row(
+    "applyChanges of 40 MiB",
+    in_sync("applyChanges", changes(tags=["x" * MIB] * 40)),
 )
 
 # --- applyChunk --------------------------------------------------------------------------
@@ -972,8 +989,8 @@ def _payload(reply: Reply) -> bytes:
     return zstandard.ZstdDecompressor().decompressobj().decompress(reply.body)
 
 
-# Few bytes on the wire, millions of things in memory: they may be refused or not.
-MANY = 20_000_000
+# Few bytes on the wire, many things in memory: they may be refused or not.
+MANY = (700_000, 20_000_000)
 DENSE = {
     "ids": ("applyGraves", b'{"chunk":{"notes":[],"decks":[],"cards":[1', b",1", b"]}}"),
     "ids as text": (
@@ -1005,18 +1022,42 @@ DENSE = {
 }
 
 
+@pytest.mark.parametrize("many", MANY)
 @pytest.mark.parametrize("what", DENSE)
-def test_millions_of_things_take_bounded_memory(prepared: Prepared, what: str) -> None:
+def test_millions_of_things_take_bounded_memory(prepared: Prepared, what: str, many: int) -> None:
     """A request that packs to a few kB does not make the server large, and changes nothing."""
     method, begins, element, ends = DENSE[what]
     before = prepared.contents()
     prepared.forget_peak()
     memory = prepared.memory()
-    reply = in_sync(method, begins + element * MANY + ends)(prepared.client)
+    reply = in_sync(method, begins + element * many + ends)(prepared.client)
     assert reply.status in (200, 400, 413)
     assert prepared.memory(peak=True) - memory < GROWTH_MIB
     prepared.client.abort()
     assert prepared.contents() == before
+
+
+def test_the_longest_chunk_takes_bounded_memory(prepared: Prepared) -> None:
+    """90 MiB of notes, each with a character that makes a text four times as long in memory.
+
+    They are taken, as a device with pictures within its notes may send them.
+    """
+    client = prepared.client
+    client.new_session()
+    client.start(FIRST_USN, newer=True)
+    client.apply_changes()
+    text = "\U0001f600" + "x" * 360_000
+    notes = [
+        [1000 + at, "g", BASIC, 1, 1, "", f"{text}\x1f{at}", "", "", 0, ""] for at in range(250)
+    ]
+    prepared.forget_peak()
+    memory = prepared.memory()
+    client.apply_chunk(notes=notes)
+    count = len(NOTES) + len(notes)
+    answer = client.sanity([[0, 0, 0], 2, count, 1, 0, 6, 3, 1 + 1])
+    assert prepared.memory(peak=True) - memory < GROWTH_MIB
+    assert answer["status"] == "bad"  # one preset too many: nothing of it is kept
+    assert answer["s"][2] == count
 
 
 def test_the_table_is_long_enough() -> None:

@@ -4,7 +4,7 @@
 import pytest
 
 from cardkeep.errors import BadRequest, Conflict
-from cardkeep.messages import Changes, Chunk, Counts, Graves, SanityCheck
+from cardkeep.messages import ApplyChunk, Changes, Chunk, Counts, Graves, SanityCheck
 from cardkeep.records.deck_config import DeckConfig
 from tests.sync.conftest import USER, World, card, deck, note, review
 
@@ -123,6 +123,51 @@ def test_chunks_are_bounded_in_bytes(world: World) -> None:
     got = world.device("tablet").sync()
     assert len(got.chunks) > 2
     assert got.ids("notes") == set(range(1, 201))
+
+
+def test_very_long_notes_come_one_by_one(world: World) -> None:
+    """So the server never holds many of them at once; a deleted one among them is left out."""
+    ntid, fields = world.basic()
+    notes = [note(i, ntid, fields, text="y" * 1_100_000) for i in range(1, 6)]
+    world.device("phone").sync(notes=notes)
+    tablet = world.device("tablet")
+    got = tablet.sync(graves=Graves(notes=[2, 5]))
+    assert [[row[0] for row in chunk.notes] for chunk in got.chunks] == [[1], [3], [4]]
+
+
+def test_a_chunk_in_parts_is_one_chunk(world: World) -> None:
+    """The rows of all its parts are stored."""
+    ntid, fields = world.basic()
+    phone, tablet = world.device("phone"), world.device("tablet")
+    phone.meta()
+    phone.start()
+    phone.change()
+    parts = [
+        Chunk(False, notes=[note(1, ntid, fields)]),
+        Chunk(False, notes=[note(2, ntid, fields)], cards=[card(7, 1)]),
+    ]
+    phone.say(ApplyChunk(Chunk(True), parts))
+    phone.finish()
+    got = tablet.sync()
+    assert (got.ids("notes"), got.ids("cards")) == ({1, 2}, {7})
+
+
+def test_a_part_that_does_not_fit_ends_the_sync(world: World) -> None:
+    """The parts before it are not kept either."""
+    ntid, fields = world.basic()
+    phone = world.device("phone")
+    phone.meta()
+    phone.start()
+    phone.change()
+    parts = [
+        Chunk(False, notes=[note(1, ntid, fields)]),
+        Chunk(False, notes=[note(2, ntid, fields + 1)]),
+    ]
+    with pytest.raises(BadRequest):
+        phone.say(ApplyChunk(Chunk(True), parts))
+    with pytest.raises(Conflict):
+        phone.finish()
+    assert world.sql("SELECT count(*) FROM notes") == [(0,)]
 
 
 def test_a_session_needs_its_key(world: World) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from cardkeep import messages
+from cardkeep.errors import BadRequest
 from cardkeep.messages import Chunk, Counts, Graves
 from cardkeep.records import deck, deck_config, notetype
 from cardkeep.wire import answer as answers
+from cardkeep.wire.collection_json import LONG, LONGEST_ROW, MOST_ROWS
 from cardkeep.wire.request import METHODS, read_json
 from tests.records import vectors
 
@@ -157,6 +159,60 @@ def test_what_travels_both_ways(method: str, key: str, both: Any) -> None:
     message = read(method, b'{"%s":%s}' % (key.encode(), text))
     assert getattr(message, key if method != "applyGraves" else "graves") == both
     assert answers.write(both) == text
+
+
+def rows_of(message: messages.ClientMessage) -> dict[str, list[Any]]:
+    """All rows of a chunk, whatever its parts."""
+    assert isinstance(message, messages.ApplyChunk)
+    parts = [message.chunk, *message.rest]
+    return {
+        kind: [row for part in parts for row in getattr(part, kind)]
+        for kind in ("revlog", "cards", "notes")
+    }
+
+
+def chunk_of(count: int, *, length: int, **others: Any) -> bytes:
+    """An `applyChunk` with notes of that length, and one card and review each."""
+    sent = [[at, "g", 5, 1, 1, " a ", "x" * length, "", "", 0, ""] for at in range(count)]
+    cards = [[at, *CARD[1:]] for at in range(count)]
+    reviews = [[at, *REVIEW[1:]] for at in range(count)]
+    chunk = {"done": True, "revlog": reviews, "cards": cards, "notes": sent, **others}
+    return json.dumps({"chunk": chunk}).encode()
+
+
+def test_a_long_chunk_comes_in_parts() -> None:
+    """The same rows as those of a short one; a part has a MiB or two, and can be made again."""
+    short, long = read("applyChunk", chunk_of(50, length=9)), chunk_of(50, length=200_000)
+    message = read("applyChunk", long)
+    assert isinstance(message, messages.ApplyChunk)
+    assert message.chunk.done
+    sizes = [sum(len(row[6]) for row in part.notes) for part in message.rest]
+    assert len(sizes) > 5
+    assert max(sizes) < 1_500_000
+    assert rows_of(message) == rows_of(message)
+    for kind in ("revlog", "cards"):
+        assert rows_of(message)[kind] == rows_of(short)[kind]
+    assert [row[:6] for row in rows_of(message)["notes"]] == [
+        row[:6] for row in rows_of(short)["notes"]
+    ]
+    assert {len(row[6]) for row in rows_of(message)["notes"]} == {200_000}
+
+
+@pytest.mark.parametrize(
+    ("others", "reason"),
+    [
+        ({"cards": [list(CARD), [1]]}, "at least length"),
+        ({"revlog": [[1.5, *REVIEW[1:]]]}, "Expected `int`"),
+        ({"notes": [[1, "g", 5, 1, 1, "", "x" * LONGEST_ROW, "", "", 0, ""]]}, "one row of notes"),
+        ({"extra": [[]] * MOST_ROWS}, "rows"),
+    ],
+    ids=["a card of one value", "a review with a fractional id", "a huge note", "too many rows"],
+)
+def test_a_long_chunk_is_refused_as_a_whole(others: Any, reason: str) -> None:
+    """Before anybody acts on its first part."""
+    payload = chunk_of(10, length=LONG // 5, **others)
+    with pytest.raises(BadRequest, match=reason):
+        read("applyChunk", payload)
 
 
 def test_answers_that_can_be_long_are_written_in_a_thread() -> None:

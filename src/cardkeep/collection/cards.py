@@ -95,7 +95,7 @@ def merge(
 
 def delete(db: sqlite3.Connection, ids: Iterable[int]) -> int:
     """Deletes cards; returns how many there were."""
-    return max(db.executemany("DELETE FROM cards WHERE id = ?", [(i,) for i in ids]).rowcount, 0)
+    return max(db.executemany("DELETE FROM cards WHERE id = ?", ((i,) for i in ids)).rowcount, 0)
 
 
 def unbury(db: sqlite3.Connection) -> None:

@@ -34,6 +34,11 @@ def names(db: sqlite3.Connection) -> list[str]:
     return [row[0] for row in db.execute("SELECT name FROM decks")]
 
 
+def all_ids(db: sqlite3.Connection) -> set[int]:
+    """The ids of all decks."""
+    return {row[0] for row in db.execute("SELECT id FROM decks")}
+
+
 def put(db: sqlite3.Connection, deck: Deck) -> None:
     """Stores a deck, new or in place of the one with its id."""
     db.execute(
@@ -71,7 +76,7 @@ def rename(db: sqlite3.Connection, deck_id: int, name: str, *, mtime: int, usn: 
 
 def delete(db: sqlite3.Connection, ids: Iterable[int]) -> int:
     """Deletes decks, and only them; returns how many there were."""
-    return max(db.executemany("DELETE FROM decks WHERE id = ?", [(i,) for i in ids]).rowcount, 0)
+    return max(db.executemany("DELETE FROM decks WHERE id = ?", ((i,) for i in ids)).rowcount, 0)
 
 
 def missing_parents(names: list[str]) -> Iterator[str]:

@@ -43,5 +43,5 @@ def bury(db: sqlite3.Connection, kind: int, ids: Iterable[int], usn: int) -> Non
         INSERT INTO graves (oid, type, usn) VALUES (?, ?, ?)
         ON CONFLICT (oid, type) DO UPDATE SET usn = excluded.usn
         """,
-        [(oid, kind, usn) for oid in ids],
+        ((oid, kind, usn) for oid in ids),
     )

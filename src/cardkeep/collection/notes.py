@@ -24,9 +24,17 @@ def keys_of(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, tuple[int, 
 
 
 def read(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[tuple[Any, ...]]:
-    """The notes that exist among `ids`, as (id, guid, mid, mod, usn, tags, flds)."""
+    """The notes that exist among `ids`, as (id, guid, mid, mod, usn, tags, flds).
+
+    They ascend as `ids` do.
+    """
     return by_id(
-        db, "SELECT id, guid, mid, mod, usn, tags, flds FROM notes WHERE id IN ({places})", ids
+        db,
+        """
+        SELECT id, guid, mid, mod, usn, tags, flds
+        FROM notes WHERE id IN ({places}) ORDER BY id
+        """,
+        ids,
     )
 
 
@@ -83,4 +91,4 @@ def merge(
 
 def delete(db: sqlite3.Connection, ids: Iterable[int]) -> int:
     """Deletes notes, and only them; returns how many there were."""
-    return max(db.executemany("DELETE FROM notes WHERE id = ?", [(i,) for i in ids]).rowcount, 0)
+    return max(db.executemany("DELETE FROM notes WHERE id = ?", ((i,) for i in ids)).rowcount, 0)

@@ -11,7 +11,7 @@ PLACES = ", ".join("?" * BATCH)
 
 
 def by_id(db: sqlite3.Connection, statement: str, ids: Sequence[int]) -> Iterator[tuple[Any, ...]]:
-    """Rows of `statement` (which ends in `IN ({places})`) for all `ids`, in batches."""
+    """Rows of `statement` (which has an `IN ({places})`) for all `ids`, in batches."""
     prepared = statement.format(places=PLACES)
     for first in range(0, len(ids), BATCH):
         batch = list(ids[first : first + BATCH])

@@ -32,7 +32,7 @@ from cardkeep.errors import Unavailable
 
 _FRAME = struct.Struct("<BQ")
 _STATE_SIZE = 4096
-# A journal beyond this is not left behind on the disk.
+# A journal beyond this is not left behind on the disk; a frame beyond it is not copied.
 _LARGE = 1024 * 1024
 
 
@@ -218,12 +218,20 @@ class SessionFile:
 
     def _append(self, kind: Kind, body: bytes) -> int:
         at = self._length
-        content = _FRAME.pack(kind, len(body)) + body
-        written = 0
-        while written < len(content):
-            written += os.pwrite(self._open_journal(), content[written:], at + written)
-        self._length += len(content)
+        head = _FRAME.pack(kind, len(body))
+        if len(body) < _LARGE:
+            self._put(head + body)
+        else:
+            self._put(head)
+            self._put(body)
         return at
+
+    def _put(self, content: bytes) -> None:
+        left = memoryview(content)
+        while left:
+            written = os.pwrite(self._open_journal(), left, self._length)
+            self._length += written
+            left = left[written:]
 
     def _open_journal(self) -> int:
         if self._journal < 0:

@@ -3,6 +3,8 @@
 
 from dataclasses import dataclass
 
+from cardkeep.errors import FIXED
+
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
@@ -33,10 +35,12 @@ class Limits:
     media_file: Limit = Limit(100 * MIB, "max_media_file")
     #: All files of a media upload; one file within its own limit is taken all the same.
     media_zip: Limit = Limit(128 * MIB, "max_media_zip")
-    #: Rows and records of one request, unpacked. A chunk of 250 rows has 10 to 500 KiB.
+    #: Rows of one request, unpacked. A chunk of 250 rows has 10 to 500 KiB.
     json: Limit = Limit(100 * MIB, "max_json")
+    #: Every other JSON, of which all is in memory at once, and more than once.
+    whole_json: Limit = Limit(32 * MIB, FIXED)
     #: A login, before anybody is known: real ones have some 100 bytes.
-    login: Limit = Limit(64 * KIB, "none: it is fixed")
+    login: Limit = Limit(64 * KIB, FIXED)
     #: What an early answer reads and throws away of a body, so that the client hears it:
     #: of somebody unknown, and of a user whose client shall show why an upload is refused.
     discarded: int = 64 * MIB
@@ -46,8 +50,8 @@ class Limits:
     #: A client that sends or takes nothing for so long is given up. Clients wait 30 to 60 s.
     idle_seconds: float = 120
     #: JSON payloads above this size are worked on by so many requests at once.
-    big_json: int = 8 * MIB
-    big_json_at_once: int = 2
+    big_json: int = 2 * MIB
+    big_json_at_once: int = 1
     #: Frames that are unpacked as they arrive, 2 to 8 MiB of memory each.
     open_frames: int = 8
     #: Threads for packing, unpacking, JSON and files.

@@ -221,8 +221,7 @@ class _Exchange:
                 return read_json(method, payload)
         run = self._routes.workers.run
         read = partial(_read_long_json, method, kept, unpacker)
-        known = method.message is not messages.HostKey
-        limit, big = self._limits.json if known else self._limits.login, self._limits.big_json
+        limit, big = self._json_limit(method), self._limits.big_json
         message = await run(read, min(big, limit.size))
         if message is None and big < limit.size:
             await self._routes.big_json.acquire()
@@ -231,6 +230,14 @@ class _Exchange:
         if message is None:
             raise TooLarge(f"the unpacked JSON has more than {limit.size} bytes", limit.setting)
         return message
+
+    def _json_limit(self, method: Method) -> Limit:
+        limits = self._limits
+        if method.message is messages.HostKey:
+            return limits.login
+        if method.in_parts:
+            return limits.json
+        return min(limits.json, limits.whole_json, key=lambda limit: limit.size)
 
     async def _read_stream(self, method: Method) -> messages.ClientMessage:
         """A zstd frame, unpacked as it arrives, to a file if it is long.

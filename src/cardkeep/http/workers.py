@@ -30,6 +30,10 @@ class Workers:
         except asyncio.CancelledError:
             await asyncio.wait([future])
             raise
+        finally:
+            # An error holds this frame, and the future the error: all that the job had in
+            # memory would stay until the garbage is collected.
+            del future
 
     def close(self) -> None:
         """Ends the threads once they have nothing left to do."""

@@ -363,7 +363,10 @@ def pack_other(other: Mapping[str, Any], where: str) -> bytes:
 
 
 def unpack_other(blob: bytes, reserved: Collection[str]) -> dict[str, Any]:
-    """The keys in field 255 but for the reserved ones; none if it is no JSON object."""
+    """The keys in field 255 but for the reserved ones; none if it is no JSON object.
+
+    Nor are there any that clients could not read, which only an upload can have brought.
+    """
     if not blob:
         return {}
     try:
@@ -372,7 +375,15 @@ def unpack_other(blob: bytes, reserved: Collection[str]) -> dict[str, Any]:
         return {}
     if type(other) is not dict:
         return {}
-    return {name: value for name, value in other.items() if name not in reserved}
+    return {name: value for name, value in other.items() if name not in reserved and _fits(value)}
+
+
+def _fits(value: Any) -> bool:
+    try:
+        _check_json(value, "", 1)
+    except BadRequest:
+        return False
+    return True
 
 
 def _check_json(value: Any, where: str, depth: int) -> None:

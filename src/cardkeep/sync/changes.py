@@ -45,7 +45,7 @@ def _exchange(context: Context, caller: Caller, received: Changes, *, hasty: boo
         db.execute("BEGIN")  # one look at the collection, and one lock for it
         layouts = notetypes.layouts(db)
         accepted = _accepted_notetypes(db, received, layouts, state)
-        gone = _deleted_decks(file)
+        gone = _deleted_decks(db, file)
         renamed_notetypes = make_way(
             accepted,
             lambda name: notetypes.named(db, name),
@@ -140,12 +140,14 @@ def _takes_name(db: sqlite3.Connection, deck: Deck, state: State) -> bool:
     )
 
 
-def _deleted_decks(file: SessionFile) -> set[int]:
-    """Decks that this sync deletes."""
+def _deleted_decks(db: sqlite3.Connection, file: SessionFile) -> set[int]:
+    """Decks that this sync deletes; only those that exist, whatever the client lists."""
     deleted: set[int] = set()
+    existing: set[int] | None = None
     for kind, body in file.frames():
-        if kind is Kind.GRAVES:
-            deleted.update(journal.graves(body).decks)
+        if kind is Kind.GRAVES and (decks_gone := journal.graves(body).decks):
+            existing = decks.all_ids(db) if existing is None else existing
+            deleted.update(existing.intersection(decks_gone))
     return deleted
 
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Cards, notes and reviews, both ways (methods `chunk` and `applyChunk`)."""
 
+import bisect
+import itertools
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
 import msgspec
@@ -74,24 +76,25 @@ def _work_out(
 
     Also tells how many reviews are withheld (see `brought`).
     """
-    deleted_cards: set[int] = set()
-    deleted_notes: set[int] = set()
+    note_ids: Collection[int] = notes.ids_since(db, state.min_usn)
+    card_ids: Collection[int] = cards.ids_since(db, state.min_usn)
     for kind, body in file.frames():
         if kind is Kind.GRAVES:
             graves = journal.graves(body)
-            deleted_cards.update(graves.cards)
-            deleted_notes.update(graves.notes)
-    note_ids = _without(notes.ids_since(db, state.min_usn), deleted_notes)
-    card_ids = _without(cards.ids_since(db, state.min_usn), deleted_cards)
+            note_ids = _without(note_ids, graves.notes)
+            card_ids = _without(card_ids, graves.cards)
     own = brought.by_lost_sync(context.library.folder(caller.user), db, state)
-    review_ids = _without(revlog.ids_since(db, state.min_usn), own)
-    ids = [*note_ids, *card_ids, *review_ids]
+    review_ids = [one for one in revlog.ids_since(db, state.min_usn) if one not in own]
+    ids = [*sorted(note_ids), *sorted(card_ids), *sorted(review_ids)]
     outgoing = Outgoing(len(note_ids), len(card_ids), len(review_ids))
     return outgoing, len(own), ids
 
 
-def _without(ids: Iterable[int], left_out: set[int]) -> list[int]:
-    return sorted(one for one in ids if one not in left_out)
+def _without(ids: Collection[int], gone: Sequence[int]) -> set[int]:
+    """A set, and the same one the next time: only a sync with deletions pays for it."""
+    left = ids if isinstance(ids, set) else set(ids)
+    left.difference_update(gone)
+    return left
 
 
 def _read(db: sqlite3.Connection, outgoing: Outgoing, ids: list[int]) -> tuple[Chunk, int]:
@@ -117,16 +120,17 @@ def _read(db: sqlite3.Connection, outgoing: Outgoing, ids: list[int]) -> tuple[C
 
 
 def _as_fits(db: sqlite3.Connection, ids: Sequence[int]) -> tuple[list[Row], int]:
-    """Notes until about a MiB is full, at least one, and how many ids they stand for."""
+    """Notes until about a MiB is full, at least one, and how many of the ids they stand for.
+
+    `ids` ascend, and so do the rows.
+    """
     rows: list[Row] = []
     full = 0
-    for taken in range(0, len(ids), 50):
-        batch = list(notes.read(db, ids[taken : taken + 50]))
-        for row in batch:
-            full += len(row[_FLDS])
-        rows += batch
+    for row in notes.read(db, ids):
+        rows.append(row)
+        full += len(row[_FLDS])
         if full > _BYTES:
-            return rows, min(taken + 50, len(ids))
+            return rows, bisect.bisect(ids, row[0])
     return rows, len(ids)
 
 
@@ -136,21 +140,26 @@ def _as_fits(db: sqlite3.Connection, ids: Sequence[int]) -> tuple[list[Row], int
 async def apply_chunk(context: Context, caller: Caller, message: ApplyChunk) -> Nothing:
     """Writes the client's rows down. Raises BadRequest for a note that fits no notetype."""
     chunk = message.chunk
-    if len(chunk.notes) + len(chunk.cards) + len(chunk.revlog) <= _FEW:
+    few = len(chunk.notes) + len(chunk.cards) + len(chunk.revlog) <= _FEW
+    if few and not message.rest:
         try:
-            return _write(context, caller, chunk, wait=False)
+            return _write(context, caller, message, wait=False)
         except Locked:
             pass
-    return await context.run(_write, context, caller, chunk, wait=True)
+    return await context.run(_write, context, caller, message, wait=True)
 
 
-def _write(context: Context, caller: Caller, chunk: Chunk, *, wait: bool) -> Nothing:
+def _write(context: Context, caller: Caller, message: ApplyChunk, *, wait: bool) -> Nothing:
     with session.live(context, caller, wait=wait) as (file, state):
-        if chunk.notes:
-            _check_notes(file, chunk.notes)
-        if chunk.notes or chunk.cards or chunk.revlog:
-            file.append(Kind.CHUNK, chunk)
-        file.write(msgspec.structs.replace(state, claimed_usn=_claimed(chunk, state.claimed_usn)))
+        for chunk in itertools.chain([message.chunk], message.rest):
+            if chunk.notes:
+                _check_notes(file, chunk.notes)
+            if chunk.notes or chunk.cards or chunk.revlog:
+                file.append(Kind.CHUNK, chunk)
+            claimed = _claimed(chunk, state.claimed_usn)
+            if claimed != state.claimed_usn:
+                state = msgspec.structs.replace(state, claimed_usn=claimed)
+        file.write(state)
     return Nothing()
 
 

@@ -5,20 +5,33 @@ Each client shape is a small typed struct named after its method; keys of other 
 ignored, keys without default must be there.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from cardkeep import messages
+from cardkeep.errors import FIXED, TooLarge
 from cardkeep.records import deck, deck_config, notetype
 from cardkeep.records.card import CardEntry, card_row
+from cardkeep.records.fields import LARGEST_OBJECT
 from cardkeep.records.grave import GravesEntry, grave_ids
 from cardkeep.records.note import NoteEntry, NoteRow, note_entry, note_row
 from cardkeep.records.numbers import CreationTime, Int32, UInt32
 from cardkeep.records.revlog import RevlogEntry, revlog_row
 from cardkeep.wire.json_values import JsonText, encode, parse, require_storable
 from cardkeep.wire.versions import require_known
+
+#: Payloads above this many bytes are not decoded at once if they can be in parts.
+LONG = 1024 * 1024
+
+#: Rows of one chunk; clients send some 250.
+MOST_ROWS = 300_000
+
+#: Bytes of a note, as JSON. Pictures within the fields of a note take some megabytes at most.
+LONGEST_ROW = 16 * 1024 * 1024
+
+T = TypeVar("T")
 
 # --- from the client --------------------------------------------------------------------
 
@@ -46,12 +59,15 @@ class _ApplyGraves(msgspec.Struct):
 
 
 class _Changes(msgspec.Struct):
-    """`models`: notetypes; `decks`: decks and deck configs; all in legacy JSON."""
+    """`models`: notetypes; `decks`: decks and deck configs; all in legacy JSON.
 
-    models: list[Any]
-    decks: tuple[list[Any], list[Any]]
-    tags: list[str]
-    conf: dict[str, Any] | None = None
+    They are decoded one after the other: as Python has it, JSON can take many times its length.
+    """
+
+    models: list[msgspec.Raw]
+    decks: tuple[list[msgspec.Raw], list[msgspec.Raw]]
+    tags: list[msgspec.Raw]
+    conf: dict[str, msgspec.Raw] | None = None
     crt: CreationTime | None = None
 
 
@@ -68,6 +84,19 @@ class _Chunk(msgspec.Struct):
 
 class _ApplyChunk(msgspec.Struct):
     chunk: _Chunk
+
+
+class _LongChunk(msgspec.Struct):
+    """The same, with its rows still to be decoded."""
+
+    done: bool = False
+    revlog: list[msgspec.Raw] = []
+    cards: list[msgspec.Raw] = []
+    notes: list[msgspec.Raw] = []
+
+
+class _ApplyLongChunk(msgspec.Struct):
+    chunk: _LongChunk
 
 
 class _SanityCheck(msgspec.Struct):
@@ -100,6 +129,14 @@ _START = msgspec.json.Decoder(_Start)
 _APPLY_GRAVES = msgspec.json.Decoder(_ApplyGraves)
 _APPLY_CHANGES = msgspec.json.Decoder(_ApplyChanges)
 _APPLY_CHUNK = msgspec.json.Decoder(_ApplyChunk)
+_APPLY_LONG_CHUNK = msgspec.json.Decoder(_ApplyLongChunk)
+_ROWS: dict[str, tuple[msgspec.json.Decoder[Any], Callable[[Any], messages.Row]]] = {
+    "revlog": (msgspec.json.Decoder(RevlogEntry), revlog_row),
+    "cards": (msgspec.json.Decoder(CardEntry), card_row),
+    "notes": (msgspec.json.Decoder(NoteEntry), note_row),
+}
+_VALUE = msgspec.json.Decoder(Any)
+_TEXT = msgspec.json.Decoder(str)
 _SANITY_CHECK = msgspec.json.Decoder(_SanityCheck)
 _ANYTHING = msgspec.json.Decoder(_Anything)
 
@@ -136,21 +173,39 @@ def _graves(entry: GravesEntry) -> messages.Graves:
 def _read_apply_changes(payload: JsonText) -> messages.ApplyChanges:
     body = parse(_APPLY_CHANGES, payload).changes
     decks, deck_configs = body.decks
-    for value in (body.models, decks, deck_configs, body.conf):
-        require_storable(value)
+    conf = None
+    if body.conf is not None:
+        conf = {key: _value(raw, f"configuration {key!a:.60}") for key, raw in body.conf.items()}
     return messages.ApplyChanges(
         messages.Changes(
-            notetypes=[notetype.from_json(obj) for obj in body.models],
-            decks=[deck.from_json(obj) for obj in decks],
-            deck_configs=[deck_config.from_json(obj) for obj in deck_configs],
-            tags=body.tags,
-            conf=body.conf,
+            notetypes=[notetype.from_json(_value(raw, "notetype")) for raw in body.models],
+            decks=[deck.from_json(_value(raw, "deck")) for raw in decks],
+            deck_configs=[
+                deck_config.from_json(_value(raw, "deck config")) for raw in deck_configs
+            ],
+            tags=[_decode(_TEXT, raw, "tag") for raw in body.tags],
+            conf=conf,
             crt=body.crt,
         )
     )
 
 
+def _value(raw: msgspec.Raw, what: str) -> Any:
+    value = _decode(_VALUE, raw, what)
+    require_storable(value, depth=1)
+    return value
+
+
+def _decode(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw, what: str) -> T:
+    text = memoryview(raw)
+    if len(text) > LARGEST_OBJECT:
+        raise TooLarge(f"{what}: {len(text)} bytes, at most {LARGEST_OBJECT} do", FIXED)
+    return parse(decoder, text)
+
+
 def _read_apply_chunk(payload: JsonText) -> messages.ApplyChunk:
+    if len(payload) > LONG:
+        return _read_long_chunk(payload)
     chunk = parse(_APPLY_CHUNK, payload).chunk
     return messages.ApplyChunk(
         messages.Chunk(
@@ -160,6 +215,43 @@ def _read_apply_chunk(payload: JsonText) -> messages.ApplyChunk:
             notes=[note_row(entry) for entry in chunk.notes],
         )
     )
+
+
+def _read_long_chunk(payload: JsonText) -> messages.ApplyChunk:
+    if payload.count(b"[") > MOST_ROWS:
+        raise TooLarge(f"applyChunk: more than {MOST_ROWS} rows", FIXED)
+    chunk = parse(_APPLY_LONG_CHUNK, payload).chunk
+    parts = _Parts(chunk)
+    for _ in parts:
+        pass  # whatever is wrong with it is told before a part of it is acted on
+    return messages.ApplyChunk(messages.Chunk(chunk.done), parts)
+
+
+class _Parts:
+    """A long chunk in parts of about LONG bytes, decoded each time that they are asked for."""
+
+    def __init__(self, chunk: _LongChunk) -> None:
+        self._chunk = chunk
+
+    def __iter__(self) -> Iterator[messages.Chunk]:
+        for kind, (decoder, row) in _ROWS.items():
+            rows: list[Any] = []
+            size = 0
+            for raw in getattr(self._chunk, kind):
+                text = memoryview(raw)
+                if len(text) > LONGEST_ROW:
+                    raise TooLarge(
+                        f"applyChunk: {len(text)} bytes in one row of {kind}, at most "
+                        f"{LONGEST_ROW} do",
+                        FIXED,
+                    )
+                rows.append(row(parse(decoder, text)))
+                size += len(text)
+                if size > LONG:
+                    yield messages.Chunk(done=False, **{kind: rows})
+                    rows, size = [], 0
+            if rows:
+                yield messages.Chunk(done=False, **{kind: rows})
 
 
 def _read_sanity_check(payload: JsonText) -> messages.SanityCheck:

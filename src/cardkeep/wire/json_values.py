@@ -11,19 +11,23 @@ import msgspec
 
 from cardkeep.errors import BadRequest
 
-#: Levels of nesting within one value. The engine's parser gives up at 128 for a whole
-#: answer, so a deeper value, once stored, would end every later sync of that user.
-MAX_DEPTH = 100
+#: Levels of nesting within one value, as in `records.fields` and in uploads. The engine's parser
+#: gives up at 128 for a whole answer, so a deeper value, once stored, would end every later
+#: sync of that user.
+MAX_DEPTH = 120
 
 #: JSON as it was unpacked: a long one is not copied once more.
 JsonText = bytes | bytearray
+
+#: A whole text, or a part of one.
+JsonPart = JsonText | memoryview
 
 _T = TypeVar("_T")
 
 encode = msgspec.json.Encoder().encode
 
 
-def parse(decoder: msgspec.json.Decoder[_T], payload: JsonText) -> _T:
+def parse(decoder: msgspec.json.Decoder[_T], payload: JsonPart) -> _T:
     """Decodes; raises BadRequest for anything that is not the JSON the decoder wants."""
     try:
         return decoder.decode(payload)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from cardkeep import messages
-from cardkeep.errors import TooLarge
+from cardkeep.errors import FIXED, TooLarge
 from cardkeep.wire import collection_json, media_json
+from cardkeep.wire.collection_json import LONG
 from cardkeep.wire.json_values import JsonText
 
 
@@ -26,7 +27,8 @@ class Method:
     """One method: `area` is the path segment before its name, `verbs` what it is asked with.
 
     `needs_session` says that a request without session key is refused (4.3; legacy
-    clients send none with upload, download and media, and `abort` is always answered).
+    clients send none with upload, download and media, and `abort` is always answered);
+    `in_parts` that a long payload is decoded little by little.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Method:
     message: type[messages.ClientMessage]
     payload: Payload = Payload.JSON
     needs_session: bool = False
+    in_parts: bool = False
     verbs: tuple[str, ...] = ("POST",)
 
 
@@ -44,7 +47,7 @@ _ROWS = (
     Method("applyGraves", "sync", messages.ApplyGraves, needs_session=True),
     Method("applyChanges", "sync", messages.ApplyChanges, needs_session=True),
     Method("chunk", "sync", messages.NextChunk, needs_session=True),
-    Method("applyChunk", "sync", messages.ApplyChunk, needs_session=True),
+    Method("applyChunk", "sync", messages.ApplyChunk, needs_session=True, in_parts=True),
     Method("sanityCheck2", "sync", messages.SanityCheck, needs_session=True),
     Method("finish", "sync", messages.Finish, needs_session=True),
     Method("abort", "sync", messages.Abort),
@@ -76,10 +79,9 @@ class Head:
     client: str
 
 
-#: Values in one payload. Each takes some 60 bytes of memory and few of text; rows of a client
-#: have some 20 values, a chunk some 250 rows.
-MOST_VALUES = 1_500_000
-_SMALL = 1024 * 1024
+#: Values in one payload, if it is decoded at once. Each takes some 60 bytes of memory and few
+#: of text.
+MOST_VALUES = 750_000
 
 
 def read_json(method: Method, payload: JsonText) -> messages.ClientMessage:
@@ -88,6 +90,6 @@ def read_json(method: Method, payload: JsonText) -> messages.ClientMessage:
     Raises BadRequest, and UnsupportedVersion for a `meta` of another protocol.
     """
     # Commas within texts count too, which does no harm: a text is seldom all commas.
-    if len(payload) > _SMALL and payload.count(b",") > MOST_VALUES:
-        raise TooLarge(f"{method.name}: more than {MOST_VALUES} values", "none: it is fixed")
+    if len(payload) > LONG and not method.in_parts and payload.count(b",") > MOST_VALUES:
+        raise TooLarge(f"{method.name}: more than {MOST_VALUES} values", FIXED)
     return _READERS[method.message](payload or b"{}")
