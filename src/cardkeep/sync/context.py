@@ -13,7 +13,6 @@ from cardkeep.accounts.store import AccountStore
 from cardkeep.backups.history import History
 from cardkeep.collection.library import Library
 from cardkeep.media.store import MediaStore
-from cardkeep.sync.traffic import Traffic
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,7 +31,6 @@ class Context:
     long: Executor
     hashing: Executor
     history: History = field(default_factory=History)
-    traffic: Traffic = field(default_factory=Traffic)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Does a step's work off the event loop."""
