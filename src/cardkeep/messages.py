@@ -48,8 +48,9 @@ class Caller(Record, frozen=True):
     11 for requests with the anki-sync header, 10 for forms. `client` is the text that
     the client gives of itself ("26.09.3,29bb700b,linux"), or gave last, as forms hold none.
 
-    Of the request itself: `received` are the bytes of its body as they came, `arrival` the ms
-    until all of it was there.
+    `received` and `sent` are bytes of bodies, as they travelled: those of the session's earlier
+    requests that no Caller has told of yet. Of an upload `size` is its own body, and `arrival`
+    the ms until all of it was there.
     """
 
     user: str
@@ -60,6 +61,8 @@ class Caller(Record, frozen=True):
     address: str
     host_key: str = ""
     received: int = 0
+    sent: int = 0
+    size: int = 0
     arrival: int = 0
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from cardkeep.backups.history import NONE, History, Kind, Numbers, Row, gathered
 from cardkeep.collection.folder import UserFolder
+from cardkeep.http.sync_routes import LARGE
 from tests.cli.serving import children
 from tests.clients.device import ClientError, Device
 from tests.clients.proxy import Proxy
@@ -220,14 +221,13 @@ class Counting(Client):
         self.answered: dict[str, int] = {}
 
 
-BEFORE_COMMIT = ("meta", "start", "applyGraves", "applyChanges", "chunk", "applyChunk")
-UNTIL_COMMIT = (*BEFORE_COMMIT[1:], "sanityCheck2")
-LARGE = 65_536
+# What comes before `sanityCheck2`, which commits.
+BEFORE = ("meta", "start", "applyGraves", "applyChanges", "chunk", "applyChunk")
 
 
 @pytest.mark.parametrize("protocol", [11, 10])
 def test_the_bytes_are_those_that_travelled(protocol: int) -> None:
-    """Of one process to the byte: from `start` until the request that commits."""
+    """To the byte: those of a sync until the request that commits."""
     with running("cardkeep") as server:
         (user,) = server.users
         client = Counting(server.port, protocol)
@@ -239,8 +239,8 @@ def test_the_bytes_are_those_that_travelled(protocol: int) -> None:
         client.forget()
         client.sync(COUNTS, FIRST_USN - 1)
         sync = rows_of(server, user)[-1]
-        assert sync.received == sum(client.asked.get(method, 0) for method in UNTIL_COMMIT)
-        assert sync.sent == sum(client.answered.get(method, 0) for method in BEFORE_COMMIT)
+        assert sync.received == sum(client.asked.get(method, 0) for method in BEFORE)
+        assert sync.sent == sum(client.answered.get(method, 0) for method in BEFORE)
         client.new_session()
         client.forget()
         client.download()
@@ -286,6 +286,6 @@ def test_a_large_answer_of_another_worker_is_not_missed(tmp_path: Path) -> None:
         client.forget()
         client.sync(counts, 0)
         sync = rows_of(server, user)[-1]
-        assert client.answered["chunk"] > LARGE
-        assert sync.sent == sum(client.answered.get(method, 0) for method in BEFORE_COMMIT)
-        assert sync.received == sum(client.asked.get(method, 0) for method in UNTIL_COMMIT)
+        assert client.answered["chunk"] > 2 * LARGE
+        assert sync.sent == sum(client.answered.get(method, 0) for method in BEFORE)
+        assert sync.received == sum(client.asked.get(method, 0) for method in BEFORE)

@@ -51,24 +51,36 @@ class MemorySteps:
     heard: list[messages.ClientMessage] = field(default_factory=list)
     callers: list[messages.Caller] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
-    sent: list[tuple[type, int, bool]] = field(default_factory=list)
+    told: list[tuple[type, int, int, bool]] = field(default_factory=list)
+    takes_note: bool = True
     asked: threading.Event = field(default_factory=threading.Event)
 
     def forget(self) -> None:
         """Back to the start."""
         until(self.is_clean)
         self.answers = dict(ANSWERS)
-        self.heard, self.callers, self.keys, self.sent = [], [], [], []
+        self.heard, self.callers, self.keys, self.told = [], [], [], []
+        self.takes_note = True
         self.asked.clear()
 
     def authenticate(
-        self, host_key: str, *, protocol: int, session_key: str, client: str, address: str
+        self,
+        host_key: str,
+        *,
+        protocol: int,
+        session_key: str,
+        client: str,
+        address: str,
+        received: int = 0,
+        sent: int = 0,
     ) -> messages.Caller:
         self.keys.append(host_key)
         self.asked.set()
         if host_key != KEY:
             raise WrongCredentials("unknown host key")
-        return messages.Caller("ana", "device", protocol, session_key, client, address, host_key)
+        return messages.Caller(
+            "ana", "device", protocol, session_key, client, address, host_key, received, sent
+        )
 
     async def login(
         self, message: messages.HostKey, *, client: str, address: str
@@ -95,9 +107,16 @@ class MemorySteps:
         return answer  # type: ignore[no-any-return]
 
     def answered(
-        self, caller: messages.Caller, answer: messages.Answer, *, sent: int, complete: bool
-    ) -> None:
-        self.sent.append((type(answer), sent, complete))
+        self,
+        caller: messages.Caller,
+        answer: messages.Answer,
+        *,
+        received: int,
+        sent: int,
+        complete: bool,
+    ) -> bool:
+        self.told.append((type(answer), received, sent, complete))
+        return self.takes_note
 
     def spooled(self) -> list[Path]:
         return sorted(self.spool.iterdir())

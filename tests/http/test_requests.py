@@ -20,8 +20,8 @@ META = b'{"v":11,"cv":"anki"}'
 
 
 def speakers(steps: MemorySteps) -> list[messages.Caller]:
-    """Who spoke, without what their requests were like."""
-    return [msgspec.structs.replace(caller, received=0, arrival=0) for caller in steps.callers]
+    """Who spoke, without what there is to tell of earlier requests."""
+    return [msgspec.structs.replace(caller, received=0, sent=0) for caller in steps.callers]
 
 
 def test_a_request_of_protocol_11(client: Client, steps: MemorySteps) -> None:

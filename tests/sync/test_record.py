@@ -2,12 +2,12 @@
 """The rows that devices leave in the user's history: which, and with which numbers."""
 
 import asyncio
-import dataclasses
 from typing import Any
 
 import pytest
 
 from cardkeep.backups.history import NONE, Kind, Numbers, Row
+from cardkeep.collection.session_file import SessionFile
 from cardkeep.errors import BadRequest, WrongCredentials
 from cardkeep.messages import (
     ApplyChanges,
@@ -15,19 +15,21 @@ from cardkeep.messages import (
     Caller,
     Changes,
     Chunk,
+    CollectionFile,
     Counts,
     Finish,
     Graves,
     HostKey,
     MediaEntry,
-    Meta,
+    MediaFiles,
     NextChunk,
+    Nothing,
+    SanityCheck,
     Start,
     UploadChanges,
 )
 from cardkeep.records.deck_config import DeckConfig
 from cardkeep.sync.steps import Steps
-from cardkeep.sync.traffic import Traffic
 from tests.http.serving import Bytes
 from tests.sync.conftest import USER, Device, World, card, deck, note, review
 
@@ -233,76 +235,65 @@ def test_a_wrong_login_is_no_row_and_makes_no_folder(world: World) -> None:
 
 # --- bytes ------------------------------------------------------------------------------
 
-ROWS = Chunk(done=True)
 
-
-class Worker:
-    """One of several processes that serve the user: the same disk, another memory."""
-
-    def __init__(self, world: World, device: str) -> None:
-        self.steps = Steps(dataclasses.replace(world.context, traffic=Traffic()))
-        self.world = world
-        self.device = device
-
-    def serve(self, session: str, message: Any, *, received: int, sent: int) -> None:
-        """A request of that many bytes, and its answer."""
-        caller = Caller(USER, self.device, 11, session, "", "", received=received, arrival=0)
-        answer = asyncio.run(_perform(self.steps, caller, message))
-        self.steps.answered(caller, answer, sent=sent, complete=True)
+def _ask(world: World, session: str, message: Any, *, received: int = 0, sent: int = 0) -> None:
+    """A request; `received` and `sent` are what is told of the ones before it."""
+    caller = Caller(USER, "7", 11, session, "", "", "", received, sent)
+    asyncio.run(_perform(Steps(world.context), caller, message))
 
 
 async def _perform(steps: Steps, caller: Caller, message: Any) -> Any:
     return await steps.perform(caller, message)
 
 
-def _whole_sync(first: Worker, second: Worker, *, chunk: int) -> Row:
-    """Requests of 1, 10, 100, … bytes; `chunk` is asked for at the second worker."""
-    session = f"s{chunk}{first.device}"
-    first.serve(session, Meta(11, ""), received=1, sent=2)
-    first.serve(session, Start(0, True), received=10, sent=20)
-    first.serve(session, ApplyChanges(Changes()), received=100, sent=200)
-    second.serve(session, NextChunk(), received=1000, sent=chunk)
-    first.serve(session, ApplyChunk(Chunk(True)), received=10_000, sent=3)
-    first.serve(session, Finish(), received=100_000, sent=4)
-    return rows(first.world)[0]
+def _tell(world: World, session: str, answer: Any, *, received: int = 0, sent: int = 0) -> bool:
+    """A large request or answer."""
+    caller = Caller(USER, "7", 11, session, "", "")
+    steps = Steps(world.context)
+    return steps.answered(caller, answer, received=received, sent=sent, complete=True)
 
 
-def test_bytes_are_those_from_start_to_commit(world: World) -> None:
-    """The answers are those before the request that commits, the one to `meta` among them."""
-    worker = Worker(world, "1")
-    row = _whole_sync(worker, worker, chunk=2000)
-    assert (row.received, row.sent) == (111_110, 2225)
+def test_the_bytes_of_a_sync_are_added_up(world: World) -> None:
+    """Those told with its requests from `start` on, and large ones that were told at once."""
+    _ask(world, "s", Start(0, True), received=1, sent=2)
+    _ask(world, "s", ApplyChanges(Changes()), received=10, sent=20)
+    _ask(world, "s", NextChunk(), received=100, sent=200)
+    assert _tell(world, "s", Chunk(True), received=1000, sent=2000)
+    _ask(world, "s", ApplyChunk(Chunk(True)))
+    assert _tell(world, "s", Nothing(), received=10_000, sent=20_000)
+    _ask(world, "s", Finish(), received=100_000, sent=200_000)
+    (row,) = rows(world)
+    assert (row.received, row.sent) == (111_111, 222_222)
 
 
-def test_a_large_answer_counts_whichever_process_sent_it(world: World) -> None:
-    """It is in the user's folder, and not only in that process."""
-    row = _whole_sync(Worker(world, "1"), Worker(world, "1"), chunk=65_536)
-    assert (row.received, row.sent) == (111_110, 65_536 + 225)
+def test_large_answers_of_no_live_sync_are_not_added_to_another(world: World) -> None:
+    """Neither after the commit nor when its sync was taken over, nor those of media."""
+    assert not _tell(world, "s", Chunk(True), sent=1000)
+    _ask(world, "s", Start(0, True))
+    assert not _tell(world, "another", Chunk(True), sent=1000)
+    assert not _tell(world, "s", MediaFiles(()), sent=1000)
+    _ask(world, "s", ApplyChanges(Changes()))
+    _ask(world, "s", SanityCheck(world.counts()))
+    assert not _tell(world, "s", Chunk(True), sent=1000)
+    _ask(world, "s", Finish())
+    assert [row.sent for row in rows(world)] == [0]
 
 
-def test_of_several_processes_only_small_answers_are_missed(world: World) -> None:
-    """Those that the process has not yet been asked for again."""
-    row = _whole_sync(Worker(world, "1"), Worker(world, "1"), chunk=65_535)
-    assert (row.received, row.sent) == (111_110, 225)
+def test_a_large_answer_never_waits_for_the_users_lock(world: World) -> None:
+    """It is told again with the next request instead."""
+    _ask(world, "s", Start(0, True))
+    with SessionFile(world.context.library.folder(USER), wait=True):
+        assert not _tell(world, "s", Chunk(True), sent=1000)
+    assert _tell(world, "s", Chunk(True), sent=1000)
 
 
-def test_a_large_answer_is_never_added_to_another_sync(world: World) -> None:
-    """When its own was taken over meanwhile, by the same device or another."""
-    one, two = Worker(world, "1"), Worker(world, "2")
-    row = _whole_sync(one, one, chunk=100)
-    caller = Caller(USER, "1", 11, "gone", "", "")
-    one.steps.answered(caller, ROWS, sent=1_000_000, complete=True)
-    assert rows(world) == [row]
-    assert _whole_sync(two, two, chunk=100).sent == 325
-
-
-def test_what_is_remembered_is_bounded() -> None:
-    """The sessions of longest ago are forgotten first."""
-    traffic = Traffic()
-    callers = [Caller(USER, "1", 11, f"s{n}", "", "") for n in range(1500)]
-    for caller in callers:
-        traffic.note(caller, 5)
-    traffic.note(callers[500], 5)
-    traffic.note(callers[0], 1)
-    assert [traffic.take(caller) for caller in callers] == [1] + [0] * 499 + [10, 0] + [5] * 998
-    assert [traffic.take(caller) for caller in callers] == [0] * 1500
+def test_a_download_that_was_cut_off_is_a_row_that_says_so(world: World) -> None:
+    """With the bytes that were sent."""
+    steps = Steps(world.context)
+    caller = Caller(USER, "7", 11, "s", "", "2001:db8::1")
+    answer = CollectionFile(Bytes(b""), world.clock.ms - 3000)
+    assert steps.answered(caller, answer, received=5, sent=77, complete=False)
+    (row,) = rows(world)
+    assert (row.kind, row.device, row.address) == (Kind.DOWNLOAD, "7", "2001:db8::1")
+    assert (row.sent, row.note) == (77, "cut off before its end")
+    assert 3000 <= row.took < 3100

@@ -70,10 +70,10 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     """One row.
 
     `time` is ms since 1970, `took` ms. `device` is the login's id, `client` what it said of
-    itself; both are empty for what the server's operator did. `received` and `sent` are the
-    bytes of bodies as they travelled, packed, without the heads and without the answers to
-    the requests that end a sync. `copy` is the id of the kept copy that it caused. What
-    replaced a whole collection has added and deleted all of it.
+    itself; both are empty for what the server's operator did. `received` and `sent` are
+    bytes of bodies as they travelled, packed: of a sync those before the request that
+    commits, of an upload its own, of a download the collection's. `copy` is the id of the
+    kept copy that it caused. What replaced a whole collection has added and deleted all of it.
     """
 
     # First, so that the age of a file can be seen from its first bytes.
@@ -231,8 +231,10 @@ def _together(newer: Row, row: Row) -> Row:
 def _open(folder: UserFolder, *, make: bool) -> int | None:
     """The file for appending; None if the user has no folder and is to get none."""
     flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
-    with suppress(FileNotFoundError):
+    try:
         return os.open(folder.history, flags)
+    except FileNotFoundError:
+        pass
     if not (make or folder.root.is_dir()):
         return None
     folder.make()

@@ -15,9 +15,20 @@ class Steps(Protocol):
         """An existing folder for temporary bodies, on the file system of the collections."""
 
     def authenticate(
-        self, host_key: str, *, protocol: int, session_key: str, client: str, address: str
+        self,
+        host_key: str,
+        *,
+        protocol: int,
+        session_key: str,
+        client: str,
+        address: str,
+        received: int = 0,
+        sent: int = 0,
     ) -> Caller:
-        """Who speaks; raises WrongCredentials. Short: it is called in the event loop."""
+        """Who speaks; raises WrongCredentials. Short: it is called in the event loop.
+
+        `received` and `sent` are what `http` has not told yet of the session's bodies.
+        """
 
     async def login(self, message: HostKey, *, client: str, address: str) -> HostKeyGranted:
         """A new host key; raises WrongCredentials or Throttled."""
@@ -25,8 +36,11 @@ class Steps(Protocol):
     async def perform(self, caller: Caller, message: ClientMessage) -> Answer:
         """Does what the message says."""
 
-    def answered(self, caller: Caller, answer: Answer, *, sent: int, complete: bool) -> None:
-        """Hears how many bytes of body an answer came to, and whether all of it was sent.
+    def answered(
+        self, caller: Caller, answer: Answer, *, received: int, sent: int, complete: bool
+    ) -> bool:
+        """Hears of a large request or answer: the bytes of both, and whether all were sent.
 
-        Short: it is called in the event loop, once for each answer that was begun.
+        If it returns False they are told with the session's next request, as those of
+        small ones are. Short: it is called in the event loop.
         """

@@ -8,6 +8,7 @@ somewhere in the form, so the form is read first.
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
@@ -40,6 +41,10 @@ SMALL = 32 * 1024
 #: What a zip of 25 files has beside their bytes: the names thrice, headers, the directory.
 ZIP_OVERHEAD = 128 * 1024
 
+#: Bodies of so many bytes are told to the steps at once, those of so many sessions not yet.
+LARGE = 64 * 1024
+MOST_UNTOLD = 1000
+
 NO_ROOM = "The server's disk is full, so nothing was changed. Whoever runs it has to make room."
 TOO_LARGE = "Your collection is too large for this server. Whoever runs it can raise the limit"
 
@@ -58,6 +63,9 @@ class SyncRoutes:
         self.open_frames = 0
         self.unpacking = asyncio.Semaphore(self.limits.threads)
         self.big_json = asyncio.Semaphore(self.limits.big_json_at_once)
+        # By a hash of host key and session key: what the steps have not yet heard of the
+        # bytes of a session's bodies, received and sent.
+        self.untold: OrderedDict[int, tuple[int, int]] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -93,7 +101,7 @@ class _Exchange:
         "_routes",
         "_scope",
         "_send",
-        "_sent",
+        "_session",
         "_steps",
         "_unpacked",
         "_user",
@@ -112,10 +120,10 @@ class _Exchange:
         self._method: Method | None = None
         self._packed = False  # whether the answer is a zstd frame
         self._user = ""
+        self._session = 0
         self._known = False  # whether that user's key was valid
         self.address = ""
         self._outgoing: Outgoing | None = None
-        self._sent = 0  # bytes of the answer's body
         # To be given back at the end.
         self._kept: KeptBody | None = None
         self._unpacked: Unpacked | None = None
@@ -184,12 +192,16 @@ class _Exchange:
         await self._perform(caller, head, media_json.begin(head.client))
 
     def _authenticate(self, method: Method, head: Head) -> messages.Caller:
+        self._session = hash((head.host_key, head.session_key))
+        received, sent = self._routes.untold.pop(self._session, (0, 0))
         caller = self._steps.authenticate(
             head.host_key,
             protocol=head.version,
             session_key=head.session_key,
             client=head.client,
             address=self.address,
+            received=received,
+            sent=sent,
         )
         self._user = caller.user
         self._known = True
@@ -293,51 +305,69 @@ class _Exchange:
         if isinstance(message, messages.HostKey):
             self._user = message.user
             answer = await self._steps.login(message, client=head.client, address=self.address)
-            await self._give(answer)
+            await self._send_payload(answers.write(answer))
             return
         if caller is None:
             raise TypeError("only a login comes from nobody")
-        caller = msgspec.structs.replace(
-            caller,
-            received=self._incoming.size,
-            arrival=int((time.monotonic() - self._begun) * 1000),
-        )
+        if isinstance(message, messages.Upload | messages.UploadChanges):
+            arrival = int((time.monotonic() - self._begun) * 1000)
+            caller = msgspec.structs.replace(caller, size=self._incoming.size, arrival=arrival)
         answer = await self._steps.perform(caller, message)
-        complete = False
-        try:
-            await self._give(answer)
-            complete = True
-        finally:
-            self._steps.answered(caller, answer, sent=self._sent, complete=complete)
-
-    async def _give(self, answer: messages.Answer) -> None:
         if isinstance(answer, messages.CollectionFile):
             source = answer.source
-            await self._stream(lambda: source)
-        elif isinstance(answer, messages.MediaFiles):
-            await self._stream(partial(media_zip.pack, answer.files, self._steps.spool))
-        elif answers.is_small(answer):
-            await self._send_payload(answers.write(answer))
+            await self._stream(caller, answer, lambda: source)
+            return
+        if isinstance(answer, messages.MediaFiles):
+            pack = partial(media_zip.pack, answer.files, self._steps.spool)
+            await self._stream(caller, answer, pack)
+            return
+        if answers.is_small(answer):
+            sent = await self._send_payload(answers.write(answer))
         else:
             write = _write_packed if self._packed else _write_plain
             size, body = await self._routes.workers.run(write, answer)
             await send_whole(self._send, 200, self._headers(size), body)
-            self._sent = len(body)
+            sent = len(body)
+        received = self._incoming.size
+        if (received < LARGE and sent < LARGE) or not self._steps.answered(
+            caller, answer, received=received, sent=sent, complete=True
+        ):
+            self._remember(received, sent)
 
-    async def _stream(self, open_source: Callable[[], messages.ByteSource]) -> None:
+    def _remember(self, received: int, sent: int) -> None:
+        """Keeps what a request came to until the next one of its session."""
+        untold = self._routes.untold
+        untold[self._session] = (received, sent)
+        if len(untold) > MOST_UNTOLD:
+            untold.popitem(last=False)
+
+    async def _stream(
+        self,
+        caller: messages.Caller,
+        answer: messages.Answer,
+        open_source: Callable[[], messages.ByteSource],
+    ) -> None:
         self._outgoing = outgoing = Outgoing(open_source, self._routes.workers, packed=self._packed)
+        complete = False
         try:
             await outgoing.stream(self._receive, self._send, self._limits.idle_seconds)
+            complete = True
         finally:
-            self._sent = outgoing.sent
+            self._steps.answered(
+                caller,
+                answer,
+                received=self._incoming.size,
+                sent=outgoing.sent,
+                complete=complete,
+            )
 
-    async def _send_payload(self, payload: bytes, more: Headers | None = None) -> None:
+    async def _send_payload(self, payload: bytes, more: Headers | None = None) -> int:
         body = compression.pack(payload) if self._packed else payload
         headers = self._headers(len(payload))
         if more:
             headers += more
         await send_whole(self._send, 200, headers, body)
-        self._sent = len(body)
+        return len(body)
 
     def _headers(self, size: int) -> Headers:
         if self._packed:

@@ -8,7 +8,6 @@ takes that number from `meta`, and another device may have finished a sync since
 
 import sqlite3
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
@@ -33,8 +32,7 @@ from cardkeep.sync.journal import JournaledChanges
 from cardkeep.sync.newer import server_keeps
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(msgspec.Struct):
     """What happened to the objects of one kind."""
 
     added: int = 0
@@ -47,23 +45,28 @@ class Tally:
         return self.added - self.deleted
 
 
-@dataclass(slots=True)
-class Applying:
+NOTHING = Tally()
+
+#: The fields of `Applying` that are tallies.
+APPLIED = ("notes", "cards", "reviews", "decks", "notetypes", "deck_configs", "tags")
+
+
+class Applying(msgspec.Struct):
     """A journal on its way into the collection, and what it does there."""
 
     db: sqlite3.Connection
     min_usn: int
     usn: int
     now: int
-    cards: Tally = field(default_factory=Tally)
-    notes: Tally = field(default_factory=Tally)
-    reviews: Tally = field(default_factory=Tally)
-    decks: Tally = field(default_factory=Tally)
-    notetypes: Tally = field(default_factory=Tally)
-    deck_configs: Tally = field(default_factory=Tally)
-    tags: Tally = field(default_factory=Tally)
+    cards: Tally = msgspec.field(default_factory=Tally)
+    notes: Tally = msgspec.field(default_factory=Tally)
+    reviews: Tally = msgspec.field(default_factory=Tally)
+    decks: Tally = msgspec.field(default_factory=Tally)
+    notetypes: Tally = msgspec.field(default_factory=Tally)
+    deck_configs: Tally = msgspec.field(default_factory=Tally)
+    tags: Tally = msgspec.field(default_factory=Tally)
     new_deck_names: bool = False
-    sort_indexes: Mapping[int, int] = field(default_factory=dict)
+    sort_indexes: Mapping[int, int] = msgspec.field(default_factory=dict)
 
 
 def apply(db: sqlite3.Connection, file: SessionFile, state: State, now: int) -> Applying:

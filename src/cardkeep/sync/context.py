@@ -15,7 +15,6 @@ from cardkeep.backups.history import History
 from cardkeep.backups.keeper import Keeper
 from cardkeep.collection.library import Library
 from cardkeep.media.store import MediaStore
-from cardkeep.sync.traffic import Traffic
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,7 +35,6 @@ class Context:
     long: Executor
     hashing: Executor
     history: History = field(default_factory=History)
-    traffic: Traffic = field(default_factory=Traffic)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Does a step's work off the event loop."""

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The rows of the user's history that devices cause (see `backups.history`)."""
 
-from cardkeep.backups.history import Kind, Numbers, Row, numbers, replaced
+import msgspec
+
+from cardkeep.backups.history import Kind, Numbers, Row, replaced
 from cardkeep.collection.folder import UserFolder
 from cardkeep.collection.session_file import State
 from cardkeep.messages import Caller, CollectionFile, Counts, MediaUploaded
-from cardkeep.sync.commit import Applying, Tally
+from cardkeep.sync.commit import APPLIED, NOTHING, Applying
 from cardkeep.sync.context import Context
 from cardkeep.sync.mending import Mended
 
@@ -21,24 +23,23 @@ def committed(
 ) -> None:
     """A sync that was just committed. It took from its `start` until now."""
     now = context.now_ms()
+    changed = {
+        kind: Numbers(*msgspec.structs.astuple(tally))
+        for kind in APPLIED
+        if (tally := getattr(applied, kind)) != NOTHING
+    }
     row = Row(
         time=now,
         kind=Kind.SYNC,
         device=caller.device,
         client=caller.client or state.client,
         address=caller.address,
-        cards=_numbers(applied.cards),
-        notes=_numbers(applied.notes),
-        reviews=_numbers(applied.reviews),
-        decks=_numbers(applied.decks),
-        notetypes=_numbers(applied.notetypes),
-        deck_configs=_numbers(applied.deck_configs),
-        tags=_numbers(applied.tags),
         received=state.received,
         sent=state.sent,
         took=max(now - state.opened, 0),
         copy=copy,
         note=_repaired(mended) if mended else "",
+        **changed,
     )
     context.history.add(folder, row)
 
@@ -54,7 +55,7 @@ def uploaded(
         device=caller.device,
         client=caller.client,
         address=caller.address,
-        received=caller.received,
+        received=caller.size,
         took=_took(caller, begun, now),
         copy=copy,
     )
@@ -72,7 +73,6 @@ def downloaded(
         device=caller.device,
         client=caller.client,
         address=caller.address,
-        received=caller.received,
         sent=sent,
         took=_took(caller, answer.begun, now),
         note="" if complete else "cut off before its end",
@@ -92,8 +92,7 @@ def media(context: Context, caller: Caller, begun: int, done: MediaUploaded) -> 
         client=caller.client,
         address=caller.address,
         media=Numbers(done.added, done.changed, done.deleted),
-        received=caller.received,
-        sent=context.traffic.take(caller),
+        received=caller.size,
         took=_took(caller, begun, now),
     )
     context.history.add(context.library.folder(caller.user), row)
@@ -117,10 +116,6 @@ def logged_in(
 
 def _took(caller: Caller, begun: int, now: int) -> int:
     return caller.arrival + max(now - begun, 0)
-
-
-def _numbers(tally: Tally) -> Numbers:
-    return numbers(tally.added, tally.changed, tally.deleted)
 
 
 def _repaired(mended: Mended) -> str:

@@ -125,18 +125,14 @@ def live(
         state = session.read()
         if state is None or state.closed or state.key != caller.session_key:
             raise Conflict("no sync is open under this session key")
-        sent = context.traffic.take(caller)
         now = msgspec.structs.replace(
             state,
             active=context.now_ms(),
             received=state.received + caller.received,
-            sent=state.sent + sent,
+            sent=state.sent + caller.sent,
         )
         try:
             yield session, now
         except Refused:
             session.write(msgspec.structs.replace(state, closed=True))
-            raise
-        except Long:
-            context.traffic.note(caller, sent)  # it is all done again, in a thread
             raise

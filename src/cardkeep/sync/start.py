@@ -67,7 +67,7 @@ def _open(
             active=now,
             ended=session.ended(before, found.usn),
             received=caller.received,
-            sent=context.traffic.take(caller),
+            sent=caller.sent,
         )
         file.begin(state)
         if message.graves is not None:

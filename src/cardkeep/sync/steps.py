@@ -52,6 +52,8 @@ STEPS: Mapping[type, Step] = {
     messages.MediaSanity: media.sanity,
 }
 
+_OF_A_SYNC = (messages.Graves, messages.Changes, messages.Chunk, messages.Nothing)
+
 # The session's state is one small block on disk; a client's text about itself is cut to fit.
 _CLIENT_LENGTH = 100
 _KEY_LENGTH = 64
@@ -69,7 +71,15 @@ class Steps:
         return self._context.spool
 
     def authenticate(
-        self, host_key: str, *, protocol: int, session_key: str, client: str, address: str
+        self,
+        host_key: str,
+        *,
+        protocol: int,
+        session_key: str,
+        client: str,
+        address: str,
+        received: int = 0,
+        sent: int = 0,
     ) -> Caller:
         """Who speaks. Raises WrongCredentials for a key that is not, or no longer, valid."""
         device = self._context.accounts.authenticate(
@@ -88,6 +98,8 @@ class Steps:
             client=(client or device.client)[:_CLIENT_LENGTH],
             address=address,
             host_key=host_key,
+            received=received,
+            sent=sent,
         )
 
     async def login(self, message: HostKey, *, client: str, address: str) -> HostKeyGranted:
@@ -100,13 +112,14 @@ class Steps:
         """Does what the message asks for."""
         return await STEPS[type(message)](self._context, caller, message)
 
-    def answered(self, caller: Caller, answer: Answer, *, sent: int, complete: bool) -> None:
-        """What an answer came to: bytes that were sent, and whether it was all of it."""
+    def answered(
+        self, caller: Caller, answer: Answer, *, received: int, sent: int, complete: bool
+    ) -> bool:
+        """What a large request and its answer came to; whether that is written down now."""
         if isinstance(answer, CollectionFile):
             record.downloaded(self._context, caller, answer, sent, complete=complete)
-        elif sent < traffic.LARGE or not self._write_down(caller, answer, sent):
-            self._context.traffic.note(caller, sent)
-
-    def _write_down(self, caller: Caller, answer: Answer, sent: int) -> bool:
-        folder = self._context.library.folder(caller.user)
-        return traffic.write_down(folder, caller, answer, sent)
+            return True
+        if isinstance(answer, _OF_A_SYNC):
+            folder = self._context.library.folder(caller.user)
+            return traffic.write_down(folder, caller, received=received, sent=sent)
+        return False
