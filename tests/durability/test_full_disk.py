@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from cardkeep.collection.check import check_collection
+from cardkeep.collection.folder import UserFolder
+from cardkeep.collection.schema.inspect import inspect
 from tests.clients.device import ClientError, Device
 from tests.clients.story import Account, account_on, differences
+from tests.collection.schema.files import VECTORS, edit, integrity, rows
 from tests.servers import Server, running
 
 MIB = 1024 * 1024
@@ -164,3 +168,27 @@ def test_copies_and_restores_on_a_full_disk(account: Account, disk: Path) -> Non
     command("snapshot", "restore", account.user, "latest")
     assert len(account.contents()["notes"]) == 300
     assert_serves(account)
+
+
+@pytest.mark.parametrize("room", ROOM)
+def test_a_check_that_repairs_on_a_full_disk(disk: Path, room: int) -> None:
+    """It says so; the collection is the old one or the mended one, and sound either way."""
+    folder = UserFolder(disk / "ana")
+    folder.make()
+    folder.collection.write_bytes((VECTORS / "rich-schema18.anki2").read_bytes())
+    inspect(folder.collection)
+    edit(
+        folder.collection,
+        "INSERT INTO revlog WITH n(n) AS (SELECT 100 UNION ALL SELECT n + 1 FROM n WHERE n < 9000) "
+        "SELECT n, 1, -1, 3, 1, 1, 2500, 1000, 1 FROM n",
+        "UPDATE notes SET csum = 7",
+        "DROP INDEX ix_revlog_cid",
+    )
+    with full(disk, room):
+        told = list(check_collection(folder, now_ms=lambda: 1, repair=True))
+        assert told
+    assert integrity(folder.collection) == "ok"
+    assert rows(folder.collection, "SELECT count(*) FROM revlog") == [(8909,)]
+    for finding in check_collection(folder, now_ms=lambda: 1, repair=True):
+        assert finding.repaired, finding
+    assert list(check_collection(folder, now_ms=lambda: 1)) == []
