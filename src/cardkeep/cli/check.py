@@ -32,7 +32,7 @@ from cardkeep.messages import Finding
 from cardkeep.settings import Settings
 
 Advance = Callable[[int], None]
-Bar = Callable[[str, int | None], Advance]
+Bar = Callable[[str, int], Advance]
 
 
 @click.command()
@@ -123,19 +123,20 @@ def _of_user(folder: UserFolder, name: str, chosen: _Chosen, bar: Bar) -> Iterat
         keep_copy=lambda: keeper and keeper.take(name, Cause(Reason.REPAIR)),
     )
     if not chosen.no_media:
-        yield from _of_media(chosen.media, name, repair, bar(f"{name}: media", None))
+        yield from _of_media(chosen.media, name, repair, bar)
     snapshots = Snapshots(folder)
     total = size_of_copies(snapshots)
     progress = bar(f"{name}: kept copies", total) if total and not chosen.quick else _unseen
     yield from check_copies(snapshots, repair=repair, quick=chosen.quick, progress=progress)
 
 
-def _of_media(media: MediaStore, name: str, repair: bool, progress: Advance) -> Iterator[Finding]:
+def _of_media(media: MediaStore, name: str, repair: bool, bar: Bar) -> Iterator[Finding]:
     try:
-        check_media = importlib.import_module("cardkeep.media.check").check_media
+        check = importlib.import_module("cardkeep.media.check")
     except ModuleNotFoundError:
         return
-    yield from check_media(media, name, repair=repair, progress=progress)
+    progress = bar(f"{name}: media", check.bytes_to_check(media, name))
+    yield from check.check_media(media, name, repair=repair, progress=progress)
 
 
 def _recorded(
@@ -264,7 +265,7 @@ def _bars(as_json: bool) -> Iterator[Bar]:
         redirect_stdout=sys.stdout.isatty(),
     ) as progress:
 
-        def bar(what: str, total: int | None) -> Advance:
+        def bar(what: str, total: int) -> Advance:
             for finished in progress.task_ids:
                 progress.remove_task(finished)
             task = progress.add_task(what, total=total)
