@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """`cardkeep migrate`, as people run it."""
 
+import json
 import os
 import pty
 import signal
@@ -66,6 +67,9 @@ def test_users_are_taken_over_beside_a_running_server(
     assert client.meta(key) == 200
     assert rows(base / "ben" / "collection.anki2", "SELECT usn, ver FROM col") == [(7, 18)]
     assert (base / "ana" / "media" / "a.txt").read_bytes() == b"aa"
+    [row] = json.loads(run("history", "ben", "--json").stdout)
+    assert row["kind"] == "import"
+    assert row["note"] == f"taken over from the official server in {official}"
     before = snapshot(base / "ben")
     again = run("migrate", str(official), "--yes", SYNC_USER1="ana:other")
     assert again.returncode == 0
