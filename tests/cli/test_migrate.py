@@ -83,6 +83,11 @@ def test_users_are_taken_over_beside_a_running_server(
     assert "its data are here, its account is to be made" in late.stdout
     assert client.login("ben", "late")[0] == 200
     assert client.login("ana", "secret")[0] == 200
+    # Whoever is removed stays so.
+    assert run("user", "remove", "ana").returncode == 0
+    last = run("migrate", str(official), "--yes", SYNC_USER1="ana:secret")
+    assert "was taken over before, has no account now" in last.stdout
+    assert client.login("ana", "secret")[0] == 403
 
 
 def test_whoever_cannot_be_taken_over_is_told_and_the_others_are(

@@ -90,13 +90,17 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """Where a user came from; what of the media was left out, by name and reason."""
+    """Where a user came from; what of the media was left out, by name and reason.
+
+    `account`: the account was made too. Whoever removes it later is not to find it here again.
+    """
 
     server: str
     folder: str
     name: str
     time: int
     left_out: list[tuple[str, str]] = []
+    account: bool = False
 
 
 class Staging:
@@ -254,8 +258,10 @@ class Migration:
             prospect.password = "stays the one that it is here"  # noqa: S105 - words
             prospect.secret = None
         if mark and (mark.folder, mark.name) == (copying.printable(self._source.folder), user.name):
-            prospect.state = "half" if prospect.secret else "here"
-            prospect.reason = "was taken over before" + ("" if account else ", has no password")
+            prospect.state = "half" if prospect.secret and not mark.account else "here"
+            prospect.reason = "was taken over before"
+            if not account:
+                prospect.reason += ", has no account now"
         elif account and not (user.collection or user.media):
             prospect.state, prospect.reason = "here", "has an account here, and no data there"
         elif folder.exists() and any(folder.iterdir()):
@@ -319,8 +325,11 @@ class Migration:
         if prospect.state == "new" and (found.collection or found.media):
             outcome = self._place(prospect, progress)
         logins = self._make_account(prospect)
+        can_log_in = self._account(prospect.name) in _CLAIMED
+        if can_log_in:
+            self._mark_account(self._base / prospect.name)
         self._staging.drop(prospect.name)
-        return Taken(outcome, self._account(prospect.name) in _CLAIMED, logins)
+        return Taken(outcome, can_log_in, logins)
 
     def _place(self, prospect: Prospect, progress: Progress) -> media.Outcome:
         user, work = self._staging.make(prospect.name)
@@ -373,6 +382,18 @@ class Migration:
         keys = prospect.found.keys
         self.accounts.take_over(prospect.name, stored, keys, client=self._source.kind)
         return len(keys)
+
+    def _mark_account(self, folder: Path) -> None:
+        mark = _read_mark(folder)
+        if mark is None or mark.account:
+            return
+        path = folder / _MARK
+        aside = path.with_name(path.name + ".new")
+        aside.write_bytes(msgspec.json.encode(msgspec.structs.replace(mark, account=True)))
+        give_to_owner(aside, folder)
+        copying.flush(aside)
+        aside.rename(path)
+        copying.flush(path.parent)
 
     def _account(self, name: str) -> str:
         """Where the account of that name comes from, if somebody claims it."""
