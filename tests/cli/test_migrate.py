@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """`cardkeep migrate`, as people run it."""
 
+import json
 import os
 import pty
 import signal
@@ -66,6 +67,9 @@ def test_users_are_taken_over_beside_a_running_server(
     assert client.meta(key) == 200
     assert rows(base / "ben" / "collection.anki2", "SELECT usn, ver FROM col") == [(7, 18)]
     assert (base / "ana" / "media" / "a.txt").read_bytes() == b"aa"
+    [row] = json.loads(run("history", "ben", "--json").stdout)
+    assert row["kind"] == "import"
+    assert row["note"] == f"taken over from the official server in {official}"
     before = snapshot(base / "ben")
     again = run("migrate", str(official), "--yes", SYNC_USER1="ana:other")
     assert again.returncode == 0
@@ -79,6 +83,11 @@ def test_users_are_taken_over_beside_a_running_server(
     assert "its data are here, its account is to be made" in late.stdout
     assert client.login("ben", "late")[0] == 200
     assert client.login("ana", "secret")[0] == 200
+    # Whoever is removed stays so.
+    assert run("user", "remove", "ana").returncode == 0
+    last = run("migrate", str(official), "--yes", SYNC_USER1="ana:secret")
+    assert "was taken over before, has no account now" in last.stdout
+    assert client.login("ana", "secret")[0] == 403
 
 
 def test_whoever_cannot_be_taken_over_is_told_and_the_others_are(

@@ -24,8 +24,10 @@ import msgspec
 from cardkeep.accounts import passwords
 from cardkeep.accounts.names import check_name, folded
 from cardkeep.accounts.store import AccountStore
+from cardkeep.backups.history import History, Kind, Row, numbers
 from cardkeep.backups.migrate import collection, copying, media
 from cardkeep.backups.migrate.source import COLLECTION, Found, Secret, Source
+from cardkeep.collection.folder import UserFolder, give_to_owner
 from cardkeep.errors import AccountError, MigrationError
 
 _MARK = Path(".cardkeep", "migrated")
@@ -88,13 +90,17 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """Where a user came from; what of the media was left out, by name and reason."""
+    """Where a user came from; what of the media was left out, by name and reason.
+
+    `account`: the account was made too. Whoever removes it later is not to find it here again.
+    """
 
     server: str
     folder: str
     name: str
     time: int
     left_out: list[tuple[str, str]] = []
+    account: bool = False
 
 
 class Staging:
@@ -252,13 +258,15 @@ class Migration:
             prospect.password = "stays the one that it is here"  # noqa: S105 - words
             prospect.secret = None
         if mark and (mark.folder, mark.name) == (copying.printable(self._source.folder), user.name):
-            prospect.state = "half" if prospect.secret else "here"
-            prospect.reason = "was taken over before" + ("" if account else ", has no password")
+            prospect.state = "half" if prospect.secret and not mark.account else "here"
+            prospect.reason = "was taken over before"
+            if not account:
+                prospect.reason += ", has no account now"
+        elif account and not (user.collection or user.media):
+            prospect.state, prospect.reason = "here", "has an account here, and no data there"
         elif folder.exists() and any(folder.iterdir()):
             prospect.state = "refused"
             prospect.reason = f"there is a user of that name here ({folder})"
-        elif account and not (user.collection or user.media):
-            prospect.state, prospect.reason = "here", "has an account here, and no data there"
         elif twin := self._twin(prospect.name):
             prospect.state = "refused"
             prospect.reason = f"the name differs only in case from {twin}, who is here"
@@ -317,25 +325,21 @@ class Migration:
         if prospect.state == "new" and (found.collection or found.media):
             outcome = self._place(prospect, progress)
         logins = self._make_account(prospect)
+        can_log_in = self._account(prospect.name) in _CLAIMED
+        if can_log_in:
+            self._mark_account(self._base / prospect.name)
         self._staging.drop(prospect.name)
-        return Taken(outcome, self._account(prospect.name) in _CLAIMED, logins)
+        return Taken(outcome, can_log_in, logins)
 
     def _place(self, prospect: Prospect, progress: Progress) -> media.Outcome:
         user, work = self._staging.make(prospect.name)
-        found, outcome = prospect.found, media.Outcome()
+        found, outcome, begun = prospect.found, media.Outcome(), time.time_ns()
         if found.collection:
             collection.make_ready(found.collection, user / COLLECTION, work, lambda _: None)
         if found.media:
             progress.begin(f"{prospect.name}: media", prospect.media_bytes)
             outcome = media.make_ready(found.media, user, work, progress.advance)
-        mark = Mark(
-            self._source.kind,
-            copying.printable(self._source.folder),
-            found.name,
-            int(time.time()),
-            outcome.left_out,
-        )
-        (user / _MARK).write_bytes(msgspec.json.encode(mark))
+        self._write_down(prospect, user, outcome, begun // 1_000_000)
         _give(user, self._base)
         copying.flush_all(user)
         try:
@@ -347,6 +351,28 @@ class Migration:
         copying.flush(self._base)
         return outcome
 
+    def _write_down(
+        self, prospect: Prospect, user: Path, outcome: media.Outcome, begun_ms: int
+    ) -> None:
+        """What the user's folder is to know of where it came from."""
+        now = time.time_ns() // 1_000_000
+        folder = copying.printable(self._source.folder)
+        mark = Mark(self._source.kind, folder, prospect.found.name, now // 1000, outcome.left_out)
+        (user / _MARK).write_bytes(msgspec.json.encode(mark))
+        row = Row(
+            time=now,
+            kind=Kind.IMPORT,
+            cards=numbers(prospect.cards),
+            notes=numbers(prospect.notes),
+            reviews=numbers(prospect.reviews),
+            media=numbers(outcome.files),
+            took=now - begun_ms,
+            note=f"taken over from {self._source.kind} in {folder}",
+        )
+        place = UserFolder(user)
+        place.history.unlink(missing_ok=True)
+        History().add(place, row)
+
     def _make_account(self, prospect: Prospect) -> int:
         """How many devices stay logged in."""
         secret = prospect.secret
@@ -356,6 +382,18 @@ class Migration:
         keys = prospect.found.keys
         self.accounts.take_over(prospect.name, stored, keys, client=self._source.kind)
         return len(keys)
+
+    def _mark_account(self, folder: Path) -> None:
+        mark = _read_mark(folder)
+        if mark is None or mark.account:
+            return
+        path = folder / _MARK
+        aside = path.with_name(path.name + ".new")
+        aside.write_bytes(msgspec.json.encode(msgspec.structs.replace(mark, account=True)))
+        give_to_owner(aside, folder)
+        copying.flush(aside)
+        aside.rename(path)
+        copying.flush(path.parent)
 
     def _account(self, name: str) -> str:
         """Where the account of that name comes from, if somebody claims it."""
@@ -384,14 +422,11 @@ def _bytes_of(path: Path) -> int:
     return sum(size for _, _, size, _ in copying.stamp(path))
 
 
-def _give(path: Path, base: Path) -> None:
-    """Gives what root has made to the owner of the base folder, whose server must use it."""
-    if os.geteuid() != 0:
-        return
-    owner = base.stat()
-    for folder, _, files in os.walk(path):
-        for each in (folder, *(os.path.join(folder, name) for name in files)):  # noqa: PTH118
-            os.chown(each, owner.st_uid, owner.st_gid, follow_symlinks=False)
+def _give(made: Path, base: Path) -> None:
+    """Leaves the owner of the base folder everything in a folder."""
+    for folder, _, files in os.walk(made):
+        for path in (Path(folder), *(Path(folder, name) for name in files)):
+            give_to_owner(path, base)
 
 
 def _nfc(name: str) -> str:
