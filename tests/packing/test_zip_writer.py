@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cardkeep.packing import zip_format
-from cardkeep.packing.zip_reader import Directory, InFile, check_form, data_start, source
+from cardkeep.packing.zip_reader import Directory, InFile, Lent, check_form, data_start, source
 from cardkeep.packing.zip_writer import ZipWriter
 
 NOISE = random.Random(7).randbytes(3_000_000)
@@ -24,14 +24,14 @@ def descriptor(tmp_path: Path) -> Iterator[int]:
     os.close(opened)
 
 
-def contents(descriptor: int) -> dict[str, bytes]:
+def contents(path: Path) -> dict[str, bytes]:
     """By our own reader, as from a stranger."""
-    archive = InFile(descriptor)
+    archive = InFile(path)
     found = {}
     directory = Directory(archive, max_members=100_000, max_bytes=10_000_000)
     for name, member in directory:
         check_form(member, name.decode())
-        bytes_ = source(archive.again(), member, data_start(archive, member, directory.start))
+        bytes_ = source(Lent(archive), member, data_start(archive, member, directory.start))
         pieces = []
         while piece := bytes_.read(100_000):
             pieces.append(piece)
@@ -53,7 +53,7 @@ def test_what_was_put_in_is_found(
         writer.add(name.encode(), pieces, deflate=deflate, large=large)
     assert writer.finish() == os.fstat(descriptor).st_size
     writer.close()
-    assert contents(descriptor) == files
+    assert contents(tmp_path / "written.zip") == files
     with zipfile.ZipFile(tmp_path / "written.zip") as archive:
         assert archive.testzip() is None
         assert {name: archive.read(name) for name in archive.namelist()} == files
@@ -69,7 +69,7 @@ def test_there_may_be_more_members_than_16_bits_can_say(
         writer.add(b"%d" % n, [b"x"] if n % 100 == 0 else [])
     writer.finish()
     writer.close()
-    archive = InFile(descriptor)
+    archive = InFile(tmp_path / "written.zip")
     names = [name for name, _ in Directory(archive, max_members=count, max_bytes=5_000_000)]
     archive.close()
     assert names == [b"%d" % n for n in range(count)]
@@ -88,7 +88,7 @@ def test_offsets_may_need_more_than_32_bits(
     writer.add(b"farther", [b"abc"] * 1000, deflate=True)
     writer.finish()
     writer.close()
-    assert contents(descriptor) == {"far": b"far away", "farther": b"abc" * 1000}
+    assert contents(tmp_path / "written.zip") == {"far": b"far away", "farther": b"abc" * 1000}
     with zipfile.ZipFile(tmp_path / "written.zip") as archive:
         assert archive.read("far") == b"far away"
 

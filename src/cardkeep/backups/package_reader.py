@@ -24,7 +24,7 @@ from cardkeep.errors import BadRequest, TooLarge
 from cardkeep.messages import ByteSource
 from cardkeep.packing import compression, zip_reader
 from cardkeep.packing.zip_format import Member
-from cardkeep.packing.zip_reader import Directory, InFile, check_form, data_start
+from cardkeep.packing.zip_reader import Directory, InFile, Lent, check_form, data_start
 from cardkeep.records import package
 from cardkeep.records.media_name import leaves_folder
 from cardkeep.records.package import Form, Listed
@@ -92,8 +92,8 @@ class Package:
     def media(self) -> Iterator[MediaSource]:
         """The media files, one after another, in the order of the list.
 
-        Their bytes are read from the package; reading them raises BadRequest where they are not
-        what was said of them.
+        Their bytes are read from the package, while it is open; reading them raises BadRequest
+        where they are not what was said of them.
         """
         for listed in self._listed():
             member = self._member(listed)
@@ -132,6 +132,7 @@ class Package:
         if member is None:
             raise BadRequest(f"it is no collection package of Anki: it has no {name.decode()}")
         check_form(member, name.decode())
+        self._start(member)
         return member
 
     def _check_media(self) -> tuple[int, int]:
@@ -145,6 +146,7 @@ class Package:
             if seen[listed.number]:
                 raise BadRequest(f"its list of media files has number {listed.number} twice")
             seen[listed.number] = 1
+            self._start(member)
             if leaves_folder(listed.name):
                 raise BadRequest(f"it holds a media file with a dangerous name: {listed.name!r}")
             count += 1
@@ -193,15 +195,14 @@ class Package:
 
     def _stored(self, member: Member) -> Iterator[bytes]:
         source = self._source(member)
-        try:
-            while piece := source.read(_PIECE):
-                yield piece
-        finally:
-            source.close()
+        while piece := source.read(_PIECE):
+            yield piece
 
     def _source(self, member: Member) -> ByteSource:
-        start = data_start(self._archive, member, self._members.end(member))
-        return zip_reader.source(self._archive.again(), member, start)
+        return zip_reader.source(Lent(self._archive), member, self._start(member))
+
+    def _start(self, member: Member) -> int:
+        return data_start(self._archive, member, self._members.end(member))
 
 
 class _Members:
@@ -251,7 +252,6 @@ class _Unpacked:
     """The bytes of a media file in today's form, no more and no others than was said of them."""
 
     def __init__(self, packed: ByteSource, size: int, sha1: bytes | None) -> None:
-        self._packed = packed
         self._pieces = _unpack(packed)
         self._piece = b""
         self._left = size
@@ -277,19 +277,15 @@ class _Unpacked:
         return piece
 
     def close(self) -> None:
-        """Gives the package's bytes back."""
-        self._packed.close()
+        """The package is what is open."""
 
 
 def _unpack(packed: ByteSource) -> Iterator[bytes]:
-    """The content of a zstd frame, in bounded pieces; closes `packed` at the end."""
+    """The content of a zstd frame, in bounded pieces."""
     unpacker = compression.Zstd()
-    try:
-        while piece := packed.read(_PACKED_PIECE):
-            yield from unpacker.feed(piece)
-        unpacker.finish()
-    finally:
-        packed.close()
+    while piece := packed.read(_PACKED_PIECE):
+        yield from unpacker.feed(piece)
+    unpacker.finish()
 
 
 def _number(name: bytes) -> int | None:

@@ -51,9 +51,8 @@ class InFile:
 
     __slots__ = ("_descriptor",)
 
-    def __init__(self, file: Path | int) -> None:
-        """`file` is a path, or a descriptor that is duplicated."""
-        self._descriptor = os.dup(file) if isinstance(file, int) else os.open(file, os.O_RDONLY)
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
 
     @property
     def size(self) -> int:
@@ -63,10 +62,6 @@ class InFile:
     def read_at(self, start: int, size: int) -> bytes:
         """At most `size` bytes, none at the end."""
         return os.pread(self._descriptor, size, start)
-
-    def again(self) -> "InFile":
-        """The same file, to be closed on its own."""
-        return InFile(self._descriptor)
 
     def close(self) -> None:
         """Gives the descriptor back; further calls do nothing."""
@@ -97,7 +92,28 @@ class InMemory:
         self._data = b""
 
 
-Archive = InFile | InMemory
+class Lent:
+    """A zip that somebody else closes, later than whoever reads it here."""
+
+    __slots__ = ("_archive",)
+
+    def __init__(self, archive: InFile | InMemory) -> None:
+        self._archive = archive
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return self._archive.size
+
+    def read_at(self, start: int, size: int) -> bytes:
+        """At most `size` bytes, none at the end."""
+        return self._archive.read_at(start, size)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+Archive = InFile | InMemory | Lent
 
 
 def opened(archive: Path | bytes) -> Archive:
