@@ -19,6 +19,7 @@
     ├── CopyError                  a kept copy cannot be made, read or changed; a sentence
     │   └── NoSuchCopy             there is none of that id
     ├── MigrationError             what another server left cannot be taken over; a sentence
+    ├── PackageError               nothing can be im- or exported like this; a sentence
     ├── SettingsError              a setting that cannot be used: key, value, source
     └── AccountError               a user or device cannot be made or changed; a sentence
         └── UserExists             there is one of that name
@@ -109,6 +110,10 @@ class NoSuchCopy(CopyError):
 
 class MigrationError(CardkeepError):
     """What another server left cannot be taken over; the text is a sentence for the operator."""
+
+
+class PackageError(CardkeepError):
+    """Nothing can be im- or exported like this; the text is a sentence for the operator."""
 
 
 class SettingsError(CardkeepError):

@@ -527,6 +527,16 @@ class Device:
         media: dict[str, str] = self._do("media")
         return media
 
+    def export_package(self, path: Path, *, media: bool = True, legacy: bool = False) -> Path:
+        """Its collection as a .colpkg."""
+        self._do("export_package", str(path), media=media, legacy=legacy)
+        return path
+
+    def import_package(self, path: Path) -> Self:
+        """Replaces its collection by that of a .colpkg."""
+        self._do("import_package", str(path))
+        return self
+
 
 class RunningSync:
     """A normal sync that has been started."""

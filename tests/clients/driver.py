@@ -11,6 +11,7 @@ below say; `first` takes whichever name this release has.
 
 import base64
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -18,6 +19,8 @@ import sys
 import tempfile
 import time
 import traceback
+import unicodedata
+import zipfile
 from pathlib import Path
 
 # The engine and old Python layers print; the answers keep the real standard output.
@@ -568,6 +571,41 @@ class Client:
             for file in Path(self._media_folder()).iterdir()
         }
 
+    # --- packages ----------------------------------------------------------------------
+
+    def export_package(self, path, media=True, legacy=False):
+        """The whole collection as a .colpkg; up to 2.1.49 there is one form only."""
+        if hasattr(self.col, "export_collection_package"):
+            if hasattr(self.col.db, "begin"):
+                self.col.save()
+            self.col.export_collection_package(path, include_media=media, legacy=legacy)
+        else:
+            from anki.exporting import AnkiCollectionPackageExporter
+
+            exporter = AnkiCollectionPackageExporter(self.col)
+            exporter.includeMedia = media
+            exporter.exportInto(path)
+        self.col = Collection(self.path)
+
+    def import_package(self, path):
+        """Replaces the collection by that of a .colpkg, and adds its media."""
+        backend, folder = self.backend, self._media_folder()
+        self.close()
+        if hasattr(backend, "import_collection_package"):
+            given = {
+                "col_path": self.path,
+                "backup_path": path,
+                "media_folder": folder,
+                "media_db": str(Path(self.path).with_suffix(".media.db2")),
+            }
+            fields = inspect.signature(backend.import_collection_package).parameters
+            backend.import_collection_package(
+                **{name: value for name, value in given.items() if name in fields}
+            )
+        else:
+            _unpack_as_window(path, self.path, folder)
+        self.col = Collection(self.path)
+
     # --- the canonical form ------------------------------------------------------------
 
     def dump(self, path):
@@ -582,6 +620,17 @@ class Client:
             return _canonical(col)
         finally:
             col.close()
+
+
+def _unpack_as_window(package, collection, media_folder):
+    """What the window of 2.1.49 and before does with a package; its engine has no part in it."""
+    with zipfile.ZipFile(package) as archive:
+        newer = "collection.anki21"
+        member = newer if newer in archive.namelist() else "collection.anki2"
+        Path(collection).write_bytes(archive.read(member))
+        for number, name in json.loads(archive.read("media").decode("utf8")).items():
+            target = Path(media_folder, unicodedata.normalize("NFC", name))
+            target.write_bytes(archive.read(number))
 
 
 def _canonical(col):

@@ -31,8 +31,8 @@ from tests.http.serving import (
     serving,
     until,
 )
+from tests.packing.test_compression import ZSTD_BOMB
 from tests.wire.requests import sync_header, zipped, zstd_frame
-from tests.wire.test_compression import ZSTD_BOMB
 from tests.wire.zips import upload_zip
 
 RANDOM = random.Random(3)

@@ -45,6 +45,14 @@ def test_files_are_stored_under_their_own_names(store: MediaStore, tmp_path: Pat
     assert download(store, "Ä 猫.mp3", "a.png") == [("Ä 猫.mp3", b"22"), ("a.png", b"1")]
 
 
+def test_an_upload_of_nothing_new_leaves_nothing_to_tidy_up(
+    store: MediaStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    upload(store, ("a", b"a"), ("b", b"b"))
+    assert upload(store, ("b", b"b"), ("a", b"a")) == (2, 2)
+    assert caplog.messages == []
+
+
 def test_files_are_replaced_and_deleted(store: MediaStore, tmp_path: Path) -> None:
     upload(store, ("a", b"old"), ("b", b"b"), ("c", b"c"))
     assert upload(store, ("a", b"new"), ("b", None), ("nobody", None), ("c", b"c")) == (4, 5)

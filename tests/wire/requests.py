@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import zstandard
 
-from cardkeep.wire.compression import Gzip, Plain, Unpacker, Zstd
+from cardkeep.packing.compression import Gzip, Plain, Unpacker, Zstd
 from cardkeep.wire.direct import read_head
 from cardkeep.wire.multipart import Form, FormReader
 from cardkeep.wire.request import Head

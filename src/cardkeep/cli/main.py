@@ -21,6 +21,8 @@ COMMANDS = {
     "snapshot": ("cardkeep.cli.snapshot", "snapshot"),
     "history": ("cardkeep.cli.history", "history"),
     "migrate": ("cardkeep.cli.migrate", "migrate"),
+    "export": ("cardkeep.cli.export", "export"),
+    "import": ("cardkeep.cli.import_", "import_"),
 }
 GROUP_FLAGS = {"--help", "-h", "--version"}
 

@@ -11,7 +11,7 @@ from cardkeep.http.errors import Gone
 from cardkeep.http.limits import Limit, Limits
 from cardkeep.http.spool import SpoolFile
 from cardkeep.http.workers import Workers
-from cardkeep.wire.compression import PIECE
+from cardkeep.packing.compression import PIECE
 
 #: A body up to this size stays in memory; a longer one goes to a file, so that a thousand
 #: slow clients hold disk space and not memory.

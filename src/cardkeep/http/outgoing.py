@@ -9,8 +9,8 @@ from cardkeep.http.asgi import Headers, Receive, Send
 from cardkeep.http.errors import Gone
 from cardkeep.http.workers import Workers
 from cardkeep.messages import ByteSource
+from cardkeep.packing.compression import PIECE, Packer, PlainPacker, ZstdPacker
 from cardkeep.wire import direct
-from cardkeep.wire.compression import PIECE, Packer, PlainPacker, ZstdPacker
 
 
 async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> None:

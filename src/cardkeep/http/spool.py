@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cardkeep.errors import TooLarge
 from cardkeep.http.limits import Limit
-from cardkeep.wire.compression import PIECE, Plain, Unpacker
+from cardkeep.packing.compression import PIECE, Plain, Unpacker
 
 _PIECES_PER_JOB = 8
 PREFIX = "body-"

@@ -27,9 +27,10 @@ from cardkeep.http.routing import find_method
 from cardkeep.http.spool import Unpacked
 from cardkeep.http.steps import Steps
 from cardkeep.http.workers import Workers
+from cardkeep.packing import compression
+from cardkeep.packing.compression import Gzip, Plain, Unpacker, Zstd
 from cardkeep.wire import answer as answers
-from cardkeep.wire import compression, direct, media_json, media_zip
-from cardkeep.wire.compression import Gzip, Plain, Unpacker, Zstd
+from cardkeep.wire import direct, media_json, media_zip
 from cardkeep.wire.multipart import FormReader
 from cardkeep.wire.query import read_query
 from cardkeep.wire.request import Head, Method, Payload, read_json

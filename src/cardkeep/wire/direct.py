@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The framing of protocol 11: everything but the payload stands in one JSON header.
 
-docs/sync-protocol.md, 1.3. The payload is a zstd frame both ways; see `compression`.
+docs/sync-protocol.md, 1.3. The payload is a zstd frame both ways; see `packing`.
 """
 
 import msgspec

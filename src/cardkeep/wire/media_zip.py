@@ -6,11 +6,8 @@ members as they are; desktop up to 2.1.27 deflates them; AnkiDroid up to 2.15 de
 them with Java's ZipOutputStream, which leaves the sizes out of the local headers and sets
 bit 3. None writes zip64, comments, encryption, or a member that `_meta` does not name.
 
-The reader is our own because it must be safe before it is general: Python's zipfile
-builds an object for each of a million members before one can count them, and up to 3.11.7
-it gives out members that overlap. Here the number of members, the size of the directory,
-each member's size and their total are known to be within limits before a byte is unpacked,
-and unpacking stops where the directory said that it would.
+The number of members, the size of the directory, each member's size and their total are
+known to be within limits before a byte is unpacked (`packing.zip_reader` says why).
 
 This is the one module of the room that touches files: what is too large for memory lies in
 the spool folder.
@@ -19,17 +16,25 @@ the spool folder.
 import bisect
 import itertools
 import os
-import struct
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 import msgspec
 
 from cardkeep.errors import BadRequest, TooLarge
 from cardkeep.messages import ByteSource, MediaEntry
+from cardkeep.packing import zip_reader
+from cardkeep.packing.zip_format import (
+    STORED,
+    Member,
+    central_header,
+    end_of_directory,
+    local_header,
+)
+from cardkeep.packing.zip_reader import Archive, Directory, check_form, data_start, opened
 from cardkeep.records.media_name import check_media_name, check_new_media_name
 
 #: Elements of an upload: what clients send at most, and what the official server takes.
@@ -49,33 +54,7 @@ _MAX_META = 50 * 1024
 # 25 files and _meta; and some room, since nothing forbids members that _meta does not name.
 _MAX_MEMBERS = 64
 _MAX_DIRECTORY = 64 * 1024
-_MAX_COMMENT = 0xFFFF
 _PIECE = 1024 * 1024
-_PACKED_PIECE = 64 * 1024
-
-_LOCAL = struct.Struct("<4s5H3I2H")
-_CENTRAL = struct.Struct("<4s6H3I5H2I")
-_END = struct.Struct("<4s4H2IH")
-_LOCAL_MARK, _CENTRAL_MARK, _END_MARK = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
-_VERSION = 10
-# 1980-01-01, the first day that the format knows.
-_NO_TIME, _NO_DATE = 0, 0x21
-_STORED, _DEFLATED = 0, 8
-# Encryption (bits 0, 6, 13) and patches (5). Bit 3, sizes after the data, is fine: the
-# directory has them too.
-_FORBIDDEN_FLAGS = 0x2061
-_ZIP64 = 0xFFFFFFFF
-
-
-class _Member(NamedTuple):
-    """A member as the central directory has it; sizes in bytes, `header` is an offset."""
-
-    flags: int
-    method: int
-    crc: int
-    packed: int
-    size: int
-    header: int
 
 
 # --- reading ----------------------------------------------------------------------------
@@ -94,145 +73,62 @@ def read_upload(
 
     Raises BadRequest, and TooLarge naming the settings `max_media_file` and `max_media_zip`.
     """
-    opened = _opened(archive)
+    zipped = opened(archive)
     try:
-        members, end = _directory(opened)
+        members, end = _members(zipped)
         starts = _starts(members, end)
-        listed = _read_meta(opened, members, starts)
+        listed = _read_meta(zipped, members, starts)
         if len(listed) > MAX_FILES:
             raise BadRequest(f"{len(listed)} media files in one upload, at most {MAX_FILES} do")
         wanted = [_find(members, name, member) for name, member in listed]
         _check_sizes([member for member in wanted if member], max_file, max_total)
         return [
-            MediaEntry(name, member and _opener(archive, opened, member, starts))
+            MediaEntry(name, member and _opener(archive, zipped, member, starts))
             for (name, _), member in zip(listed, wanted, strict=True)
         ]
     finally:
-        opened.close()
+        zipped.close()
 
 
-class _InFile:
-    """A zip in a file."""
-
-    __slots__ = ("_descriptor",)
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY)
-
-    @property
-    def size(self) -> int:
-        return os.fstat(self._descriptor).st_size
-
-    def read_at(self, start: int, size: int) -> bytes:
-        """At most `size` bytes, none at the end."""
-        return os.pread(self._descriptor, size, start)
-
-    def close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-
-class _InMemory:
-    """A zip in memory."""
-
-    __slots__ = ("_data",)
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    @property
-    def size(self) -> int:
-        return len(self._data)
-
-    def read_at(self, start: int, size: int) -> bytes:
-        return self._data[start : start + size]
-
-    def close(self) -> None:
-        self._data = b""
-
-
-_Archive = _InFile | _InMemory
-
-
-def _opened(archive: Path | bytes) -> _Archive:
-    return _InMemory(archive) if isinstance(archive, bytes) else _InFile(archive)
-
-
-def _directory(archive: _Archive) -> tuple[dict[bytes, _Member], int]:
+def _members(archive: Archive) -> tuple[dict[bytes, Member], int]:
     """The members by name, and the offset at which the central directory begins."""
-    length = archive.size
-    end = _end_record(archive, length)
-    _, disk, first_disk, here, count, size, start, comment = _END.unpack_from(end)
-    if disk or first_disk or here != count or _END.size + comment != len(end):
-        raise BadRequest("media zip: damaged at its end, or in several parts")
-    if count > _MAX_MEMBERS or size > _MAX_DIRECTORY:
-        raise BadRequest(f"media zip: {count} members with a directory of {size} bytes")
-    if start + size != length - len(end):
-        raise BadRequest("media zip: the directory is not where the end says")
-    return _members(archive.read_at(start, size), count), start
+    directory = Directory(archive, max_members=_MAX_MEMBERS, max_bytes=_MAX_DIRECTORY)
+    members: dict[bytes, Member] = {}
+    for name, member in directory:
+        if name in members:
+            raise BadRequest("zip: the directory names a member twice")
+        members[name] = member
+    return members, directory.start
 
 
-def _end_record(archive: _Archive, length: int) -> bytes:
-    """The bytes from the end record on."""
-    end = archive.read_at(max(length - _END.size, 0), _END.size)
-    if len(end) == _END.size and end.startswith(_END_MARK) and end.endswith(b"\0\0"):
-        return end
-    # Behind the record there may be a comment.
-    furthest = max(length - _END.size - _MAX_COMMENT, 0)
-    tail = archive.read_at(furthest, length - furthest)
-    found = tail.rfind(_END_MARK)
-    if found < 0 or len(tail) - found < _END.size:
-        raise BadRequest("media zip: not a zip file")
-    return tail[found:]
-
-
-def _members(directory: bytes, count: int) -> dict[bytes, _Member]:
-    members: dict[bytes, _Member] = {}
-    at = 0
-    for _ in range(count):
-        if len(directory) - at < _CENTRAL.size or not directory.startswith(_CENTRAL_MARK, at):
-            raise BadRequest("media zip: damaged directory")
-        fields = _CENTRAL.unpack_from(directory, at)
-        _, _, _, flags, method, _, _, crc, packed, size, *lengths, _, _, _, header = fields
-        at += _CENTRAL.size
-        name = directory[at : at + lengths[0]]
-        at += sum(lengths)
-        if at > len(directory) or name in members:
-            raise BadRequest("media zip: damaged directory, or one that names a member twice")
-        members[name] = _Member(flags, method, crc, packed, size, header)
-    if at != len(directory):
-        raise BadRequest("media zip: the directory goes on after its last member")
-    return members
-
-
-def _starts(members: Mapping[bytes, _Member], end: int) -> list[int]:
+def _starts(members: Mapping[bytes, Member], end: int) -> list[int]:
     """Where members begin, ascending, and where the last one must end."""
     starts = sorted(member.header for member in members.values())
     starts.append(end)
     if any(one >= next_one for one, next_one in itertools.pairwise(starts)):
-        raise BadRequest("media zip: members overlap each other or the directory")
+        raise BadRequest("zip: members overlap each other or the directory")
     return starts
 
 
 def _read_meta(
-    archive: _Archive, members: Mapping[bytes, _Member], starts: Sequence[int]
+    archive: Archive, members: Mapping[bytes, Member], starts: Sequence[int]
 ) -> list[tuple[str, str | None]]:
     """The pairs of file name and member name in `_meta`."""
     member = members.get(_META)
     if member is None:
-        raise BadRequest("media zip: no _meta")
+        raise BadRequest("zip: no _meta")
     if member.size > _MAX_META:
-        raise BadRequest(f"media zip: _meta has {member.size} bytes, at most {_MAX_META} do")
-    _check_form(member, "_meta")
-    text = _read_whole(_source(archive, member, _data_start(archive, member, starts)))
+        raise BadRequest(f"zip: _meta has {member.size} bytes, at most {_MAX_META} do")
+    check_form(member, "_meta")
+    start = data_start(archive, member, _end(member, starts))
+    text = _read_whole(zip_reader.source(archive, member, start))
     try:
         return msgspec.json.decode(text, type=list[tuple[str, str | None]])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"media zip: _meta: {error}") from None
+        raise BadRequest(f"zip: _meta: {error}") from None
 
 
-def _find(members: Mapping[bytes, _Member], name: str, member_name: str | None) -> _Member | None:
+def _find(members: Mapping[bytes, Member], name: str, member_name: str | None) -> Member | None:
     """The member that holds the file's bytes; None for a deletion.
 
     Older clients write an empty member name instead of null.
@@ -243,25 +139,14 @@ def _find(members: Mapping[bytes, _Member], name: str, member_name: str | None) 
     check_new_media_name(name)
     member = members.get(member_name.encode())
     if member is None:
-        raise BadRequest(f"media zip: no member {member_name!r}, which _meta names")
-    _check_form(member, member_name)
+        raise BadRequest(f"zip: no member {member_name!r}, which _meta names")
+    check_form(member, member_name)
     return member
 
 
-def _check_form(member: _Member, name: str) -> None:
-    if member.flags & _FORBIDDEN_FLAGS:
-        raise BadRequest(f"media zip: member {name!r} is encrypted or a patch")
-    if member.method not in (_STORED, _DEFLATED):
-        raise BadRequest(f"media zip: member {name!r} has compression method {member.method}")
-    if _ZIP64 in (member.packed, member.size, member.header):
-        raise BadRequest(f"media zip: member {name!r} is in zip64 form")
-    if member.method == _STORED and member.packed != member.size:
-        raise BadRequest(f"media zip: member {name!r} is stored, but its sizes differ")
-
-
-def _check_sizes(wanted: Sequence[_Member], max_file: int, max_total: int) -> None:
+def _check_sizes(wanted: Sequence[Member], max_file: int, max_total: int) -> None:
     if any(member.size == 0 for member in wanted):
-        raise BadRequest("media zip: a file without bytes")
+        raise BadRequest("zip: a file without bytes")
     largest = max((member.size for member in wanted), default=0)
     if largest > max_file:
         raise TooLarge(f"a media file of {largest} bytes", "max_media_file")
@@ -270,104 +155,15 @@ def _check_sizes(wanted: Sequence[_Member], max_file: int, max_total: int) -> No
         raise TooLarge(f"media files of {total} bytes in one upload", "max_media_zip")
 
 
-def _data_start(archive: _Archive, member: _Member, starts: Sequence[int]) -> int:
-    """The offset of a member's bytes, which end before the next member begins.
-
-    Overlapping members are how a small file unpacks to a large one without compression.
-    """
-    header = archive.read_at(member.header, _LOCAL.size)
-    if len(header) < _LOCAL.size or not header.startswith(_LOCAL_MARK):
-        raise BadRequest("media zip: a member is not where the directory says")
-    *_, name_length, extra_length = _LOCAL.unpack(header)
-    start: int = member.header + _LOCAL.size + name_length + extra_length
-    if start + member.packed > starts[bisect.bisect_right(starts, member.header)]:
-        raise BadRequest("media zip: members overlap")
-    return start
-
-
 def _opener(
-    archive: Path | bytes, opened: _Archive, member: _Member, starts: Sequence[int]
+    archive: Path | bytes, zipped: Archive, member: Member, starts: Sequence[int]
 ) -> Callable[[], ByteSource]:
-    start = _data_start(opened, member, starts)
-    return lambda: _source(_opened(archive), member, start)
+    start = data_start(zipped, member, _end(member, starts))
+    return lambda: zip_reader.source(opened(archive), member, start)
 
 
-def _source(archive: _Archive, member: _Member, start: int) -> ByteSource:
-    return (_Stored if member.method == _STORED else _Deflated)(archive, member, start)
-
-
-class _Stored:
-    """The bytes of a member that is not compressed; closes `archive`."""
-
-    def __init__(self, archive: _Archive, member: _Member, start: int) -> None:
-        self._archive = archive
-        self._at = start
-        self._member = member
-        self._left = member.size
-        self._crc = 0
-
-    @property
-    def size(self) -> int:
-        return self._member.size
-
-    def read(self, size: int) -> bytes:
-        if not self._left:
-            return b""
-        data = self._take(min(size, self._left))
-        self._left -= len(data)
-        self._crc = zlib.crc32(data, self._crc)
-        if not self._left:
-            self._check_end()
-            if self._crc != self._member.crc:
-                raise BadRequest("media zip: a member's checksum is wrong")
-        return data
-
-    def _take(self, size: int) -> bytes:
-        """Between 1 and `size` bytes of the file."""
-        data = self._archive.read_at(self._at, size)
-        if not data:
-            raise BadRequest("media zip: a member ends early")
-        self._at += len(data)
-        return data
-
-    def _check_end(self) -> None:
-        """All bytes were taken."""
-
-    def close(self) -> None:
-        self._archive.close()
-
-
-class _Deflated(_Stored):
-    """The bytes of a compressed member; never unpacks more than is asked for."""
-
-    def __init__(self, archive: _Archive, member: _Member, start: int) -> None:
-        super().__init__(archive, member, start)
-        self._end = start + member.packed
-        self._inflater = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
-        self._packed = b""
-
-    def _take(self, size: int) -> bytes:
-        while not self._inflater.eof:
-            if data := self._inflate(size):
-                return data
-        raise BadRequest("media zip: a member is shorter than the directory says")
-
-    def _inflate(self, size: int) -> bytes:
-        if not self._packed:
-            self._packed = super()._take(min(_PACKED_PIECE, self._end - self._at))
-        try:
-            data = self._inflater.decompress(self._packed, size)
-        except zlib.error as error:
-            raise BadRequest(f"media zip: a member does not unpack: {error}") from None
-        self._packed = self._inflater.unconsumed_tail
-        return data
-
-    def _check_end(self) -> None:
-        while not self._inflater.eof:
-            if self._inflate(1):
-                raise BadRequest("media zip: a member is longer than the directory says")
-        if self._at != self._end or self._inflater.unused_data:
-            raise BadRequest("media zip: a member goes on after its end")
+def _end(member: Member, starts: Sequence[int]) -> int:
+    return starts[bisect.bisect_right(starts, member.header)]
 
 
 # --- packing ----------------------------------------------------------------------------
@@ -420,7 +216,7 @@ class _Zip:
         """A member whose checksum is known only after its bytes: its header comes last."""
         file = self._flush()
         start = self._flushed
-        file.seek(_LOCAL.size + len(name), os.SEEK_CUR)
+        file.seek(len(local_header(name, _stored(0, 0, start))), os.SEEK_CUR)
         crc = size = 0
         while data := source.read(_PIECE):
             crc = zlib.crc32(data, crc)
@@ -432,11 +228,9 @@ class _Zip:
 
     def _header(self, name: bytes, crc: int, size: int, start: int) -> bytes:
         """A local header; the same goes into the directory."""
-        common = (_VERSION, 0, _STORED, _NO_TIME, _NO_DATE, crc, size, size, len(name), 0)
-        self._directory.append(
-            _CENTRAL.pack(_CENTRAL_MARK, _VERSION, *common, 0, 0, 0, 0, start) + name
-        )
-        return _LOCAL.pack(_LOCAL_MARK, *common) + name
+        member = _stored(crc, size, start)
+        self._directory.append(central_header(name, member))
+        return local_header(name, member)
 
     def _hold(self, data: bytes) -> None:
         self._held.append(data)
@@ -457,7 +251,7 @@ class _Zip:
         directory = b"".join(self._directory)
         count = len(self._directory)
         self._hold(directory)
-        self._hold(_END.pack(_END_MARK, 0, 0, count, count, len(directory), start, 0))
+        self._hold(end_of_directory(count, len(directory), start))
         if self._file is None:
             return _Memory(b"".join(self._held))
         file = self._flush()
@@ -467,6 +261,10 @@ class _Zip:
     def discard(self) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def _stored(crc: int, size: int, start: int) -> Member:
+    return Member(0, STORED, crc, size, size, start)
 
 
 def _read_whole(source: ByteSource) -> bytes:

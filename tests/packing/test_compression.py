@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cardkeep.errors import BadRequest
-from cardkeep.wire.compression import (
+from cardkeep.packing.compression import (
     PIECE,
     Gzip,
     Packer,

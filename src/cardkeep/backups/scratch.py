@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A folder for the private files of one command, beside the server's own in the spool folder.
+
+It goes when the command ends. A command that was killed leaves its folder behind; the next
+command removes it. The lock (flock) on a folder tells that its command lives.
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_PREFIX = "command-"
+
+
+@contextmanager
+def scratch_folder(spool: Path) -> Iterator[Path]:
+    """An empty folder in `spool`, for as long as the block runs."""
+    sweep(spool)
+    path, descriptor = _make(spool)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
+
+
+def sweep(spool: Path) -> int:
+    """Removes the folders of commands that were killed; returns how many."""
+    removed = 0
+    for path in spool.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+                removed += 1
+            finally:
+                os.close(descriptor)
+    return removed
+
+
+def _make(spool: Path) -> tuple[Path, int]:
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=spool))
+        # Another command may take it for a leftover until it is locked.
+        with suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if path.exists():
+                    return path, descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
