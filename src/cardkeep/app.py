@@ -14,6 +14,7 @@ from cardkeep.accounts.store import AccountStore
 from cardkeep.backups import retention, shrink
 from cardkeep.backups.history import History
 from cardkeep.backups.keeper import Keeper
+from cardkeep.backups.restore import Place
 from cardkeep.collection.folder import give_to_owner
 from cardkeep.collection.library import Library
 from cardkeep.http import asgi
@@ -105,6 +106,11 @@ def open_stores(settings: Settings) -> Stores:
         daily=settings.daily_copy,
     )
     return Stores(library, media, keeper, spool)
+
+
+def place(settings: Settings, stores: Stores, user: str) -> Place:
+    """Where a collection is put in the place of what the user has."""
+    return Place(stores.library, stores.keeper, history(settings), stores.spool, user, now_ms)
 
 
 def build(settings: Settings) -> Application:

@@ -21,9 +21,9 @@ from cardkeep.accounts.store import AccountStore
 from cardkeep.backups.arrival import LeftOut, store_media
 from cardkeep.backups.origin import Origin, open_origin
 from cardkeep.backups.package_reader import Limits
-from cardkeep.backups.restore import Place, Put, put_collection
+from cardkeep.backups.restore import Put, put_collection
 from cardkeep.backups.scratch import scratch_folder
-from cardkeep.backups.snapshot import Cause, Reason
+from cardkeep.backups.snapshot import Reason
 from cardkeep.cli.export import counted, tell_names
 from cardkeep.cli.options import options
 from cardkeep.cli.progress import progress
@@ -195,13 +195,12 @@ class _Import:
 
     def put(self, checked: _Checked) -> Put:
         """The collection takes the place of what the user has."""
-        stores = self.stores
-        place = Place(stores.library, stores.keeper, stores.spool, self.user, app.now_ms)
+        place = app.place(self.settings, self.stores, self.user)
         words = (
             f"Your collection on the server was imported on {when(app.now_ms() // 1000)}. When "
             "Anki asks for the direction, choose Download."
         )
-        return put_collection(place, checked.collection, Cause(Reason.IMPORT), words)
+        return put_collection(place, checked.collection, Reason.IMPORT, words, self.path.name)
 
     def _check_media(self, origin: Origin) -> None:
         free = shutil.disk_usage(self.settings.folder).free

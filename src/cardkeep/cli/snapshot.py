@@ -14,7 +14,7 @@ import msgspec
 from cardkeep import app, settings
 from cardkeep.backups import allowance
 from cardkeep.backups.history import Kind
-from cardkeep.backups.restore import Place, restore_collection
+from cardkeep.backups.restore import restore_collection
 from cardkeep.backups.snapshot import Cause, Copy, Reason, Snapshots
 from cardkeep.cli.options import options
 from cardkeep.cli.progress import progress
@@ -151,10 +151,7 @@ def restore(
 
 
 def _put_back(it: Opened, copy: Copy) -> None:
-    stores = it.stores
-    place = Place(
-        stores.library, stores.keeper, app.history(it.settings), stores.spool, it.user, app.now_ms
-    )
+    place = app.place(it.settings, it.stores, it.user)
     with progress("putting the copy back", copy.size) as advance:
         put = restore_collection(place, copy, _words(copy), advance)
     click.echo(
