@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cardkeep.media.check import check_media
 from cardkeep.media.store import MediaStore
 from tests.media.looking import USER, download, sha1, upload
 
@@ -55,6 +56,7 @@ ACTIONS: dict[str, Callable[[MediaStore], object]] = {
     "deletions": lambda store: upload(store, ("deleted", None), ("replaced", None)),
     "replacement": lambda store: upload(store, ("replaced", b"their new bytes")),
     "bringing back": bring_back,
+    "mending": lambda store: list(check_media(store, USER, repair=True)),
     "sweeping": lambda store: store.sweep_trash(USER, 1e10),
     "other": lambda store: upload(store, ("other", b"other bytes")),
     "reading": lambda store: download(store, "same"),

@@ -172,6 +172,32 @@ def test_a_first_upload_killed_at_any_step_leaves_a_folder_that_works(folder: Pa
         assert disk == after, step
 
 
+def test_a_mending_killed_at_any_step_goes_on(folder: Path) -> None:
+    """A file that is gone, one with other bytes, one that is not listed, a cut-off upload."""
+    base = used_since(folder)
+    act(base, "bringing back")
+    act(base, "deletions")
+    act(base, "bringing back")
+    store = MediaStore(base)
+    upload(store, ("deleted", None))
+    upload(store, ("deleted", USER_FILES["deleted"]))
+    store.close()
+    media = base / "ana" / "media"
+    (media / "replaced").write_bytes(b"THE old bytes")
+    (media / "deleted").unlink()
+    (media / "unlisted").write_bytes(b"somebody's")
+    leave_behind(base, b'[["same",0]]')
+    before, after = on_disk(base), finished(base, "mending")
+    assert after.live().keys() == {*before.live(), "unlisted"}
+    for step, left in killed(base, "mending"):
+        check_nothing_lost(before, left)
+        act(left, "mending")
+        disk = on_disk(left)
+        disk.check()
+        check_kept(before, disk)
+        assert disk.live() == after.live(), step
+
+
 def test_a_sweep_killed_at_any_step_is_finished_by_the_next(folder: Path) -> None:
     base = used_since(folder)
     assert on_disk(base).trash

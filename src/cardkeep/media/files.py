@@ -103,6 +103,14 @@ class MediaFolder:
         status = self._status(name)
         return None if status is None else identity(status)
 
+    def has_something(self, name: str) -> bool:
+        """Whether there is anything of that name, be it a file or not."""
+        try:
+            os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
     def _status(self, name: str) -> os.stat_result | None:
         if leaves_folder(name):
             return None

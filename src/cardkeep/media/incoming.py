@@ -126,7 +126,7 @@ class Incoming:
         found = []
         for key in self.uploads():
             with Upload(self, key) as upload:
-                if upload.claim():
+                if upload.claim() and upload.is_left():
                     found.append(list(upload.places))
         return found
 
@@ -269,6 +269,10 @@ class Upload:
         if not any(leaves_folder(name) for name in places):
             self.places = places
         return True
+
+    def is_left(self) -> bool:
+        """Whether there is anything to settle or to clear; not so if it has ended meanwhile."""
+        return not _is_blank(self._journal) or bool(self._beside())
 
     def settle(self, entries: Mapping[str, Entry]) -> None:
         """Makes the folder agree with the index; `entries` are its rows for `places`.

@@ -207,7 +207,8 @@ def reading(connection: sqlite3.Connection) -> Iterator[None]:
     """A transaction that sees the index as it is now, whatever others write meanwhile."""
     connection.execute("BEGIN")
     try:
-        last_usn(connection)  # the first statement that reads takes the moment
+        # The first statement that reads takes the moment.
+        connection.execute("SELECT 1 FROM meta").fetchone()
         yield
     finally:
         connection.execute("ROLLBACK")
@@ -287,6 +288,12 @@ def names_with(connection: sqlite3.Connection, sha1s: Collection[bytes]) -> dict
     for sha1, name in rows:
         found.setdefault(sha1, []).append(name)
     return found
+
+
+def count_bytes(connection: sqlite3.Connection) -> int:
+    """The bytes of all files that are not deleted, from the rows themselves."""
+    row = connection.execute("SELECT coalesce(sum(size), 0) FROM media WHERE size > 0").fetchone()
+    return int(row[0])
 
 
 def count_files(connection: sqlite3.Connection) -> int:
@@ -390,6 +397,9 @@ _IS_BROKEN = """
 def damage(connection: sqlite3.Connection) -> list[str]:
     """What SQLite finds wrong with the file itself; at most 20 lines."""
     lines = [row[0] for row in connection.execute("PRAGMA quick_check(20)")]
+    # Fails if it is whole, but not an index.
+    connection.execute("SELECT fname, csum, size, usn, mtime FROM media LIMIT 0")
+    connection.execute("SELECT last_usn, total_bytes, total_nonempty_files FROM meta LIMIT 0")
     return [] if lines == ["ok"] else lines
 
 

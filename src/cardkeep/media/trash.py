@@ -206,6 +206,14 @@ class Trash:
                 if not _COPY.fullmatch(name):
                     yield name, trash
 
+    def size(self) -> int:
+        """Bytes of all that is here."""
+        size = 0
+        for name, trash in self.names():
+            with contextlib.suppress(FileNotFoundError):
+                size += os.stat(name, dir_fd=trash, follow_symlinks=False).st_size
+        return size
+
     def rename(self, name: str, seen: Identity, checksum: bytes, trash: int) -> bool:
         """Gives bytes the name that they should have, and the later of two times.
 
@@ -238,7 +246,7 @@ class Trash:
         """All folders that there are: two, if media have moved to another file system."""
         for path in self._places():
             if path not in self._open:
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     self._open[path] = os.open(path, FOLDER)
         return list(self._open.values())
 
