@@ -301,6 +301,8 @@ class Upload:
 
     def clear(self) -> None:
         """Removes what is left beside the journal: replaced bytes, and those never moved in."""
+        if self._journal < 0:
+            return
         incoming = self._incoming.descriptor()
         left = self._beside()
         second = {name for name in left if name.endswith(_REPLACED)}
