@@ -368,18 +368,3 @@ Answer = (
     | MediaFiles
     | MediaSanityAnswer
 )
-
-
-# --- what a check finds -----------------------------------------------------------------
-
-
-class Finding(Record, frozen=True):
-    """Something that is not as it should be: `kind` for programs, `what` is a sentence.
-
-    `repairable`: there is one right answer, which a repair gives; `repaired`: it has.
-    """
-
-    kind: str
-    what: str
-    repaired: bool = False
-    repairable: bool = False

@@ -50,7 +50,7 @@ _MISSING = (
     "sends it again"
 )
 _CHANGED = (
-    "devices that have the right one keep it; to take it from one of them, replace the file there"
+    "once it is moved out of the media folder, a device that has the right one sends it again"
 )
 
 
