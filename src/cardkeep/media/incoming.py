@@ -25,9 +25,9 @@ that a client that was told nothing finds the server as it was. (Finishing the u
 instead would be wrong: by now the client may have yet another version of the file, and
 takes whatever is new on the server for newer.) After the commit: step 5 is done. `settle`
 looks at bytes and index, not at a state that somebody wrote down; so it may be killed and run
-again, and another server may have worked on the folder in between. Whatever it cannot
-account for goes to the trash, and nothing that was ever among the media goes elsewhere. A second
-name can: as long as the file beside it waits to replace it, the bytes are under their own.
+again, and another server may have worked on the folder in between. What was among the media,
+even for a moment, and is not listed goes to the trash. A second name in `incoming/` is only that
+while the file that is to replace it still waits there; from then on it has the last of the bytes.
 
 The official server knows nothing of all this and need not: at every moment each file that
 the index lists is there under its own name, and whole.
@@ -385,6 +385,9 @@ def _is_blank_file(name: str, incoming: int) -> bool:
 
 def _keep(name: str, media: int, kept: str, incoming: int) -> bool:
     """Gives a file a second name, or a copy where there are no hard links; false if it is gone."""
+    # Most names are new; to be told so by an exception takes longer.
+    if not os.access(name, os.F_OK, dir_fd=media, follow_symlinks=False):
+        return False
     try:
         os.link(name, kept, src_dir_fd=media, dst_dir_fd=incoming, follow_symlinks=False)
     except OSError as error:

@@ -211,7 +211,8 @@ def reading(connection: sqlite3.Connection) -> Iterator[None]:
         connection.execute("SELECT 1 FROM meta").fetchone()
         yield
     finally:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def last_usn(connection: sqlite3.Connection) -> int:

@@ -3,7 +3,8 @@
 
 Each is a file named by its checksum (SHA-1, hexadecimal); its mtime is when it last came here.
 `Trash.dispose` is the one place where stored bytes leave the media, and `Trash.sweep` the one
-where they go for good.
+where they go for good (unless none are kept). With shared bytes a file here may have other names
+elsewhere, and its time is the latest at which any user gave it up.
 
 A file comes here by a rename, so that at every moment its bytes are under one of the two
 names, and a deletion needs no room on a full disk. Its time is set before, not after: bytes
@@ -190,7 +191,8 @@ class Trash:
         return Swept(files, size)
 
     def _remove_old(self, name: str, trash: int, now: float) -> int | None:
-        with _locked(trash, fcntl.LOCK_EX), contextlib.suppress(FileNotFoundError):
+        gone = (FileNotFoundError, IsADirectoryError)
+        with _locked(trash, fcntl.LOCK_EX), contextlib.suppress(*gone):
             status = os.stat(name, dir_fd=trash, follow_symlinks=False)
             if not self._days or status.st_mtime <= now - self._days * _DAY:
                 os.unlink(name, dir_fd=trash)
