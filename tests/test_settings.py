@@ -58,6 +58,7 @@ SOURCES = [
     ("deletion_least", "1", 1, ["CARDKEEP_DELETION_LEAST"]),
     ("history_size", "1", MIB, ["CARDKEEP_HISTORY_SIZE"]),
     ("history_days", "30", 30, ["CARDKEEP_HISTORY_DAYS"]),
+    ("trash_days", "0", 0, ["CARDKEEP_TRASH_DAYS"]),
     ("log_level", "DEBUG", "debug", ["CARDKEEP_LOG_LEVEL"]),
 ]
 

@@ -364,6 +364,13 @@ class Settings:
         ("CARDKEEP_HISTORY_DAYS",),
         "How old the rows are that a user's history shows.",
     )
+    trash_days: int = _setting(
+        DAYS,
+        "30",
+        ("CARDKEEP_TRASH_DAYS",),
+        "How long the bytes of deleted and replaced media files are kept, for a restore to bring "
+        "back; 0 keeps none. They take their room on the disk for as long.",
+    )
     log_level: str = _setting(
         LEVEL,
         "info",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Does something to a user's media, and is killed at each step of it in turn.
 
-``python -m tests.media.crashing BEFORE AFTER ACTION`` copies the base folder BEFORE to
+``python -m tests.media.crashing BEFORE AFTER ACTION [share]`` copies the base folder BEFORE to
 ``AFTER/1``, ``AFTER/2``, …; in the n-th, a process performs ACTION and is killed with
 SIGKILL as it reaches its n-th step. It goes on until a process ends by itself. Steps are the
 moments before and after each call that changes or opens a file, and each SQL statement. Printed
@@ -18,10 +18,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cardkeep.media.check import check_media
 from cardkeep.media.store import MediaStore
-from tests.media.looking import download, upload
+from tests.media.looking import USER, download, sha1, upload
 
 LARGE = bytes(range(256)) * 5000
+
+USER_FILES = {
+    "same": b"same bytes",
+    "replaced": b"the old bytes",
+    "deleted": b"bytes of deleted",
+}
+
+# What an earlier list may name besides: two names for the same bytes, in the trash and not.
+WANTED = {**USER_FILES, "twin": b"bytes of deleted", "copy": b"same bytes", "lost": b"lost"}
+
+
+def bring_back(store: MediaStore) -> None:
+    wanted = [(name, sha1(data), len(data)) for name, data in WANTED.items()]
+    result = store.bring_back(USER, wanted)
+    assert (result.missing, result.refused) == (["lost"], [])
+
 
 ACTIONS: dict[str, Callable[[MediaStore], object]] = {
     "mixed": lambda store: upload(
@@ -38,11 +55,14 @@ ACTIONS: dict[str, Callable[[MediaStore], object]] = {
     "first": lambda store: upload(store, ("a", b"aa"), ("b", b"bb")),
     "deletions": lambda store: upload(store, ("deleted", None), ("replaced", None)),
     "replacement": lambda store: upload(store, ("replaced", b"their new bytes")),
+    "bringing back": bring_back,
+    "mending": lambda store: list(check_media(store, USER, repair=True)),
+    "sweeping": lambda store: store.sweep_trash(USER, 1e10),
     "other": lambda store: upload(store, ("other", b"other bytes")),
     "reading": lambda store: download(store, "same"),
 }
 
-_CALLS = ("open", "write", "fsync", "replace", "link", "unlink", "mkdir", "close")
+_CALLS = ("open", "write", "fsync", "replace", "link", "unlink", "mkdir", "utime", "close")
 
 
 class Killer:
@@ -61,7 +81,13 @@ class Killer:
 _write = os.write
 
 
-def perform(base: Path, action: str, fatal: int, report: int) -> None:
+def act(base: Path, action: str, *, share: bool = False) -> None:
+    store = MediaStore(base, share=share)
+    ACTIONS[action](store)
+    store.close()
+
+
+def perform(base: Path, action: str, share: bool, fatal: int, report: int) -> None:
     killer = Killer(fatal)
 
     def wrapped(call: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -85,10 +111,10 @@ def perform(base: Path, action: str, fatal: int, report: int) -> None:
     for name in _CALLS:
         setattr(os, name, wrapped(getattr(os, name), name))
     fcntl.flock = wrapped(fcntl.flock, "flock")
-    ACTIONS[action](MediaStore(base))
+    ACTIONS[action](MediaStore(base, share=share))
 
 
-def main(before: Path, after: Path, action: str) -> None:
+def main(before: Path, after: Path, action: str, share: bool) -> None:
     after.mkdir()
     for number in range(1, 1000):
         base = after / f"{number}"
@@ -97,7 +123,7 @@ def main(before: Path, after: Path, action: str) -> None:
         child = os.fork()
         if not child:
             try:
-                perform(base, action, number, write_end)
+                perform(base, action, share, number, write_end)
             finally:
                 os._exit(0)
         os.close(write_end)
@@ -111,4 +137,4 @@ def main(before: Path, after: Path, action: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], "share" in sys.argv)

@@ -6,7 +6,7 @@ import hashlib
 import io
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cardkeep.media import index
@@ -78,12 +78,16 @@ def sha1(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Disk:
-    """`rows`: checksum, size and usn by name. `totals`: last usn, bytes, files."""
+    """`rows`: checksum, size and usn by name. `totals`: last usn, bytes, files.
+
+    The `trash` does not count when two are compared: whatever is in it does no harm.
+    """
 
     rows: Mapping[str, tuple[str, int, int]]
     totals: tuple[int, int, int]
     files: Mapping[str, bytes]
     waiting: Sequence[str]
+    trash: Mapping[str, bytes] = field(default_factory=dict, compare=False)
 
     def live(self) -> dict[str, str]:
         return {name: csum for name, (csum, size, _) in self.rows.items() if size}
@@ -93,6 +97,15 @@ class Disk:
         self.check_listed_files()
         assert set(self.files) == set(self.live())
         assert self.waiting == []
+        self.check_trash()
+
+    def check_trash(self) -> None:
+        for name, data in self.trash.items():
+            assert name == sha1(data)
+
+    def has(self, data: bytes) -> bool:
+        """Whether bytes are among the media or in the trash."""
+        return data in self.files.values() or self.trash.get(sha1(data)) == data
 
     def check_listed_files(self) -> None:
         """What a server that knows the official layout alone relies upon."""
@@ -120,7 +133,14 @@ def on_disk(base: Path, user: str = USER) -> Disk:
         (totals[0], totals[1], totals[2]),
         {path.name: path.read_bytes() for path in (folder / "media").iterdir()},
         sorted(path.name for path in incoming.glob("*") if not _is_blank(path)),
+        trash_of(base, user),
     )
+
+
+def trash_of(base: Path, user: str = USER) -> dict[str, bytes]:
+    """The bytes in the trash, by the names that they have there."""
+    folder = base / user / ".cardkeep" / "trash"
+    return {path.name: path.read_bytes() for path in folder.glob("*")}
 
 
 def _is_blank(path: Path) -> bool:

@@ -13,14 +13,8 @@ import pytest
 
 from cardkeep.media.store import MediaStore
 from cardkeep.messages import MediaEntry
-from tests.media.crashing import ACTIONS
+from tests.media.crashing import USER_FILES, act
 from tests.media.looking import Disk, download, on_disk, upload
-
-USER_FILES = {
-    "same": b"same bytes",
-    "replaced": b"the old bytes",
-    "deleted": b"bytes of deleted",
-}
 
 
 @pytest.fixture
@@ -31,28 +25,34 @@ def folder() -> Iterator[Path]:
         yield Path(made)
 
 
-def run(base: Path, action: str) -> None:
-    store = MediaStore(base)
-    ACTIONS[action](store)
-    store.close()
-
-
-def used(folder: Path) -> Path:
+def used(folder: Path, *, share: bool = False) -> Path:
     """A base folder with a user's files."""
     base = folder / "before"
     base.mkdir()
-    store = MediaStore(base)
+    store = MediaStore(base, share=share)
     upload(store, *USER_FILES.items(), ("back", b"was once here"))
     upload(store, ("back", None))
     store.close()
     return base
 
 
-def killed(before: Path, action: str) -> list[tuple[str, Path]]:
+def used_since(folder: Path) -> Path:
+    """What another device made of it then."""
+    base = used(folder)
+    store = MediaStore(base)
+    upload(store, ("deleted", None), ("replaced", b"of the other device"), ("since", b"since"))
+    store.close()
+    return base
+
+
+def killed(before: Path, action: str, *, share: bool = False) -> list[tuple[str, Path]]:
     """The folder of each killed process, and at what step it was."""
     after = before.with_name(f"{before.name}-{action}")
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.media.crashing", before, after, action],
+        [
+            *(sys.executable, "-m", "tests.media.crashing", before, after, action),
+            *(["share"] if share else []),
+        ],
         capture_output=True,
         text=True,
         check=True,
@@ -67,7 +67,7 @@ def finished(before: Path, action: str) -> Disk:
     """What the action makes of the folder when nothing happens to it."""
     base = before.with_name(f"{before.name}-whole")
     shutil.copytree(before, base)
-    run(base, action)
+    act(base, action)
     disk = on_disk(base)
     disk.check()
     shutil.rmtree(base)
@@ -89,36 +89,67 @@ def check_for_official(disk: Disk, after: Disk) -> None:
         assert found in (checksum, after.live().get(name)), name
 
 
+def check_nothing_lost(before: Disk, base: Path) -> None:
+    """All bytes that there were, among the media or in the trash, are somewhere on disk."""
+    found = {path.read_bytes() for path in (base / "ana").rglob("*") if path.is_file()}
+    assert {*before.files.values(), *before.trash.values()} <= found
+
+
+def check_kept(before: Disk, after: Disk) -> None:
+    """They are among the media or in the trash."""
+    after.check_trash()
+    for data in (*before.files.values(), *before.trash.values()):
+        assert after.has(data), data
+
+
 def read_something(base: Path) -> None:
     store = MediaStore(base)
     assert download(store, "same") == [("same", b"same bytes")]
     store.close()
 
 
-@pytest.mark.parametrize("action", ["mixed", "deletions", "replacement"])
-def test_an_upload_killed_at_any_step_is_all_there_or_not_at_all(action: str, folder: Path) -> None:
-    """Whatever request comes next: one for files, another upload, or the same one again."""
-    base = used(folder)
+@pytest.mark.parametrize(
+    ("action", "share"),
+    [
+        ("mixed", False),
+        ("mixed", True),
+        ("deletions", False),
+        ("replacement", False),
+        ("bringing back", False),
+    ],
+)
+def test_a_change_killed_at_any_step_is_all_there_or_not_at_all(
+    action: str, share: bool, folder: Path
+) -> None:
+    """Whatever request comes next: one for files, another upload, or the same one again.
+
+    And no bytes are ever lost: each is under its name, or in the trash.
+    """
+    base = used_since(folder) if action == "bringing back" else used(folder, share=share)
     before, after = on_disk(base), finished(base, action)
     outcomes = []
-    for step, left in killed(base, action):
+    for step, left in killed(base, action, share=share):
         check_for_official(on_disk(copied(left)), after)
+        check_nothing_lost(before, left)
 
         asked = copied(left)
         read_something(asked)
         healed = on_disk(asked)
         assert healed in (before, after), step
+        check_kept(before, healed)
         outcomes.append(healed == after)
 
         other = copied(left)
-        run(other, "other")
+        act(other, "other")
         disk = on_disk(other)
         disk.check()
+        check_kept(before, disk)
         assert set(disk.live()) == set(healed.live()) | {"other"}, step
 
-        run(left, action)
+        act(left, action)
         disk = on_disk(left)
         disk.check()
+        check_kept(before, disk)
         assert disk.live() == after.live(), step
         # What a lost answer stored is not stored again.
         assert healed == before or disk.rows.keys() == after.rows.keys(), step
@@ -134,11 +165,47 @@ def test_a_first_upload_killed_at_any_step_leaves_a_folder_that_works(folder: Pa
     for step, left in killed(base, "first"):
         store = MediaStore(left)
         assert store.last_usn("ana") in (0, 2), step
-        ACTIONS["first"](store)
         store.close()
+        act(left, "first")
         disk = on_disk(left)
         disk.check()
         assert disk == after, step
+
+
+def test_a_mending_killed_at_any_step_goes_on(folder: Path) -> None:
+    """A file that is gone, one with other bytes, one that is not listed, a cut-off upload."""
+    base = used_since(folder)
+    act(base, "bringing back")
+    act(base, "deletions")
+    act(base, "bringing back")
+    store = MediaStore(base)
+    upload(store, ("deleted", None))
+    upload(store, ("deleted", USER_FILES["deleted"]))
+    store.close()
+    media = base / "ana" / "media"
+    (media / "replaced").write_bytes(b"THE old bytes")
+    (media / "deleted").unlink()
+    (media / "unlisted").write_bytes(b"somebody's")
+    leave_behind(base, b'[["same",0]]')
+    before, after = on_disk(base), finished(base, "mending")
+    assert after.live().keys() == {*before.live(), "unlisted"}
+    for step, left in killed(base, "mending"):
+        check_nothing_lost(before, left)
+        act(left, "mending")
+        disk = on_disk(left)
+        disk.check()
+        check_kept(before, disk)
+        assert disk.live() == after.live(), step
+
+
+def test_a_sweep_killed_at_any_step_is_finished_by_the_next(folder: Path) -> None:
+    base = used_since(folder)
+    assert on_disk(base).trash
+    for _, left in killed(base, "sweeping"):
+        act(left, "sweeping")
+        disk = on_disk(left)
+        disk.check()
+        assert disk.trash == {}
 
 
 @pytest.mark.parametrize("next_action", ["reading", "other"])
@@ -228,7 +295,7 @@ def test_a_leftover_that_cannot_be_settled_keeps_nobody_waiting(folder: Path) ->
     (media / "replaced").unlink()
     (media / "replaced" / "full").mkdir(parents=True)
     read_something(base)
-    run(base, "other")
+    act(base, "other")
     assert journal.with_name("7.0.replaced").exists()
     shutil.rmtree(media / "replaced")
     read_something(base)
@@ -269,6 +336,6 @@ def test_what_is_not_an_uploads_is_left_alone(folder: Path) -> None:
     note = base / "ana" / ".cardkeep" / "incoming" / "README.txt"
     note.write_text("what is this folder?")
     read_something(base)
-    run(base, "other")
+    act(base, "other")
     assert on_disk(base).waiting == [note.name]
     assert stray.read_bytes() == b"of somebody who put it there"

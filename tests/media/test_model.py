@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Any sequence of uploads and deletions does what a very small model of it does."""
+"""Any sequence of uploads, deletions and returns does what a very small model of it does."""
 
 import tempfile
 from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cardkeep.errors import BadRequest, MissingMedia
+from cardkeep.media.check import check_media
 from cardkeep.media.store import DOWNLOAD_TARGET, MediaStore
 from tests.media.looking import USER, download, on_disk, sha1, upload
 
@@ -41,8 +42,11 @@ class Media(RuleBasedStateMachine):
         self.store = MediaStore(self.base)
         self.model: dict[str, tuple[bytes | None, int]] = {}
         self.usn = 0
+        self.lists: list[dict[str, bytes]] = []
+        self.ever: set[bytes] = set()
 
     def teardown(self) -> None:
+        assert list(check_media(self.store, USER)) == []
         self.store.close()
         self.folder.cleanup()
 
@@ -53,6 +57,8 @@ class Media(RuleBasedStateMachine):
             if self.model.get(name, (None, 0))[0] != data:
                 self.usn += 1
                 self.model[name] = (data, self.usn)
+        # What an upload itself replaces again was never there.
+        self.ever |= {data for data, _ in self.model.values() if data is not None}
         assert upload(self.store, *with_bytes(elements)) == (len(elements), self.usn)
 
     @rule(elements=ELEMENTS, bad=st.sampled_from([("..", b"x"), ("a", b""), ("C:\\x", b"x")]))
@@ -87,12 +93,34 @@ class Media(RuleBasedStateMachine):
         if self.model.get(name, (None, 0))[0] is None:
             return
         (self.base / USER / "media" / name).unlink()
+        self.ever.discard(self.model[name][0])
         try:
             download(self.store, name)
         except MissingMedia:
             del self.model[name]
             return
         raise AssertionError("found")
+
+    @rule()
+    def keep_a_list(self) -> None:
+        usn, files = self.store.listing(USER)
+        now = {name: data for name, (data, _) in self.model.items() if data is not None}
+        assert usn == self.usn
+        assert list(files) == sorted((n, sha1(d), len(d)) for n, d in now.items())
+        self.lists.append(now)
+
+    @precondition(lambda self: self.lists)
+    @rule(data=st.data())
+    def bring_back(self, data: st.DataObject) -> None:
+        """All that were ever there are found, unless an accident took the only copy."""
+        then = data.draw(st.sampled_from(self.lists))
+        result = self.store.bring_back(USER, [(n, sha1(d), len(d)) for n, d in then.items()])
+        for name, bytes_ in then.items():
+            if self.model.get(name, (None, 0))[0] != bytes_ and name not in result.missing:
+                self.usn += 1
+                self.model[name] = (bytes_, self.usn)
+        assert not any(then[name] in self.ever for name in result.missing)
+        assert not result.refused
 
     @rule()
     def restart(self) -> None:
@@ -121,6 +149,7 @@ class Media(RuleBasedStateMachine):
             disk = on_disk(self.base)
             disk.check()
             assert disk.files == {n: d for n, (d, _) in self.model.items() if d is not None}
+            assert all(disk.has(data) for data in self.ever)
 
 
 def _memory() -> Path | None:

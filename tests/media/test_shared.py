@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The same bytes of many users stored once."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from cardkeep.media.shared import SharedBytes
 from cardkeep.media.store import MediaStore
-from tests.media.looking import download, on_disk, sha1, upload
+from tests.media.looking import download, on_disk, sha1, trash_of, upload
 
 SMALL, LARGE = b"small", b"large" * 500_000
 
@@ -72,7 +73,8 @@ def test_stored_bytes_that_were_changed_by_somebody_are_not_used(
     assert inode(tmp_path, "bo", "a") == inode(tmp_path, "cy", "a")
 
 
-def test_what_no_user_has_any_more_is_swept(sharing: MediaStore, tmp_path: Path) -> None:
+def test_what_no_user_has_any_more_is_swept(tmp_path: Path) -> None:
+    sharing = MediaStore(tmp_path, share=True, trash_days=0)
     for user in ("ana", "bo"):
         upload(sharing, ("a", SMALL), (user, LARGE), user=user)
     upload(sharing, ("a", None))
@@ -81,3 +83,41 @@ def test_what_no_user_has_any_more_is_swept(sharing: MediaStore, tmp_path: Path)
     assert SharedBytes(tmp_path).sweep() == 1
     assert stored(tmp_path) == {sha1(LARGE)}
     assert download(sharing, "ana") == [("ana", LARGE)]
+    sharing.close()
+
+
+def test_what_is_in_a_trash_is_not_swept(sharing: MediaStore, tmp_path: Path) -> None:
+    """It is the same file there too, and takes no room of its own."""
+    for user in ("ana", "bo"):
+        upload(sharing, ("a", SMALL), user=user)
+        upload(sharing, ("a", None), user=user)
+    assert SharedBytes(tmp_path).sweep() == 0
+    assert trash_of(tmp_path, "ana") == trash_of(tmp_path, "bo") == {sha1(SMALL): SMALL}
+    later = time.time() + 31 * 24 * 3600
+    assert sharing.sweep_trash("ana", later) == sharing.sweep_trash("bo", later) == (1, 5)
+    assert SharedBytes(tmp_path).sweep() == 1
+
+
+def test_a_shared_file_can_be_deleted_twice(sharing: MediaStore, tmp_path: Path) -> None:
+    """Renaming one name of a file to another name of it does nothing, and leaves both."""
+    for name in ("a", "b", "c"):
+        upload(sharing, (name, SMALL))
+    upload(sharing, ("a", None))
+    upload(sharing, ("b", None), ("c", b"other"))
+    disk = on_disk(tmp_path)
+    disk.check()
+    assert disk.trash == {sha1(SMALL): SMALL}
+
+
+def test_shared_bytes_come_back_as_one_file(sharing: MediaStore, tmp_path: Path) -> None:
+    """From the trash, or from another user's media once that is swept."""
+    for name, user in (("a", "ana"), ("b", "ana"), ("a", "bo")):
+        upload(sharing, (name, SMALL), user=user)
+    wanted = list(sharing.listing("ana"))
+    for days in (0, 31):
+        upload(sharing, ("a", None), ("b", None))
+        sharing.sweep_trash("ana", time.time() + days * 24 * 3600)
+        assert sharing.bring_back("ana", wanted).brought == 2
+        on_disk(tmp_path).check()
+        assert inode(tmp_path, "ana", "a") == inode(tmp_path, "ana", "b")
+        assert inode(tmp_path, "ana", "a") == inode(tmp_path, "bo", "a")

@@ -91,9 +91,15 @@ def test_a_file_that_is_deleted_and_sent_again_at_once_stays(
     assert download(store, "a") == [("a", b"1")]
 
 
-def test_an_empty_upload_changes_nothing(store: MediaStore) -> None:
+def test_an_upload_of_nothing_new_changes_nothing(
+    store: MediaStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     upload(store, ("a", b"1"))
+    before = on_disk(tmp_path)
     assert upload(store) == (0, 1)
+    assert upload(store, ("a", b"1"), ("b", None)) == (2, 1)
+    assert on_disk(tmp_path) == before
+    assert caplog.messages == []
 
 
 def test_large_files_are_stored_piece_by_piece(store: MediaStore, tmp_path: Path) -> None:
@@ -145,6 +151,62 @@ def test_a_count_that_is_wrong_in_the_index_is_put_right(store: MediaStore, tmp_
         db.commit()
     assert store.sanity(USER, 2)
     on_disk(tmp_path).check()
+
+
+# --- listing ----------------------------------------------------------------------------
+
+
+def test_a_listing_names_all_files_that_are_not_deleted(store: MediaStore, tmp_path: Path) -> None:
+    upload(store, ("b", b"22"), ("a", b"1"), ("ü 猫", b"333"), ("gone", b"4"))
+    upload(store, ("gone", None), ("b", b"new"))
+    files = store.listing(USER)
+    assert files.last_usn == 6
+    assert list(files) == [
+        ("a", sha1(b"1"), 1),
+        ("b", sha1(b"new"), 3),
+        ("ü 猫", sha1(b"333"), 3),
+    ]
+    assert list(files) == []
+
+
+def test_a_listing_of_nothing_is_empty_and_makes_nothing(store: MediaStore, tmp_path: Path) -> None:
+    files = store.listing(USER)
+    assert (files.last_usn, list(files)) == (0, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_listing_is_of_one_moment_whatever_happens_meanwhile(
+    store: MediaStore, tmp_path: Path
+) -> None:
+    """And nobody waits for whoever reads it slowly."""
+    seed(tmp_path, {f"{n:04}": b"x" for n in range(3000)})
+    files = store.listing(USER)
+    found = [next(files)[0]]
+    upload(store, ("0001", None), ("2999", None), ("zzz", b"x"))
+    found += [name for name, _, _ in files]
+    assert files.last_usn == 3000
+    assert found == [f"{n:04}" for n in range(3000)]
+    assert store.listing(USER).last_usn == 3003
+
+
+def test_listings_that_are_not_read_to_their_end_keep_nothing_open(tmp_path: Path) -> None:
+    store = MediaStore(tmp_path)
+    seed(tmp_path, {f"{n}": b"x" for n in range(100)})
+    assert store.last_usn(USER) == 100
+    for n in range(5):
+        store.listing(USER)
+        files = store.listing(USER)
+        next(files)
+        del files
+        files = store.listing(USER)
+        next(files)
+        files.close()
+        files.close()
+        assert list(files) == []
+        upload(store, (f"new {n}", b"x"))
+    store.close()
+    # The log is folded in and gone, as nobody reads in it any more.
+    assert not (tmp_path / USER / "media.db-wal").exists()
 
 
 MIB = 1 << 20
@@ -451,7 +513,8 @@ def test_media_on_another_disk_work_through_a_link(store: MediaStore, tmp_path: 
         upload(store, ("a", b"1"), ("b", b"2"))
         upload(store, ("a", b"3"), ("b", None))
         assert download(store, "a") == [("a", b"3")]
-        assert sorted(path.name for path in other.iterdir()) == [".cardkeep-incoming", "a"]
+        own = [".cardkeep-incoming", ".cardkeep-trash"]
+        assert sorted(path.name for path in other.iterdir()) == [*own, "a"]
         assert [path.name for path in (other / ".cardkeep-incoming").iterdir()] == ["0"]
 
 

@@ -2,8 +2,8 @@
 """A user's media files: the folder `media/`, each file under its own name.
 
 Nothing here follows a symbolic link out of the folder: what is not a plain file counts as
-missing. (`media/` itself may be a link, which only the operator can make.) `dispose` is the
-one place where a stored file is removed. How files get in is told in `incoming`.
+missing. (`media/` itself may be a link, which only the operator can make.) How files get in
+is told in `incoming`, and where they go when they are deleted or replaced, in `trash`.
 """
 
 import contextlib
@@ -11,19 +11,31 @@ import errno
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+from cardkeep.messages import ByteSource
 from cardkeep.records.media_name import leaves_folder
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 #: What file systems say to names that they cannot have.
 BAD_NAME = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL}
-# What they say where there is no plain file of that name. Anything else (a broken disk, too
-# many open files) must not make a file count as missing.
-_NOT_THERE = {errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EISDIR, *BAD_NAME}
+#: What they say where there is no plain file of that name. Anything else (a broken disk, too
+#: many open files) must not make a file count as missing.
+NOT_THERE = {errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EISDIR, *BAD_NAME}
 # No link is followed, and opening a pipe does not wait for its other end.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+_PIECE = 1024 * 1024
+
+
+Identity = tuple[int, int, int, int]
+
+
+def identity(status: os.stat_result) -> Identity:
+    """The same for two looks at a file that nobody has replaced or written into meanwhile."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 class FileSource:
@@ -39,6 +51,14 @@ class FileSource:
     def size(self) -> int:
         """Bytes in all, as they were when it was opened."""
         return self._size
+
+    def identity(self) -> Identity:
+        """What tells whether a file is still this one, and unchanged."""
+        return identity(os.fstat(self._descriptor))
+
+    def flush(self) -> None:
+        """Returns when the bytes are on disk."""
+        os.fsync(self._descriptor)
 
     def read(self, size: int) -> bytes:
         """At most `size` bytes; empty at the end."""
@@ -75,15 +95,32 @@ class MediaFolder:
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None if there is none of that name."""
+        status = self._status(name)
+        return None if status is None else status.st_size
+
+    def identity(self, name: str) -> Identity | None:
+        """What tells whether a file is still the same; None if there is none of that name."""
+        status = self._status(name)
+        return None if status is None else identity(status)
+
+    def has_something(self, name: str) -> bool:
+        """Whether there is anything of that name, be it a file or not."""
+        try:
+            os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
+    def _status(self, name: str) -> os.stat_result | None:
         if leaves_folder(name):
             return None
         try:
             status = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         except OSError as error:
-            if error.errno in _NOT_THERE:
+            if error.errno in NOT_THERE:
                 return None
             raise
-        return status.st_size if stat.S_ISREG(status.st_mode) else None
+        return status if stat.S_ISREG(status.st_mode) else None
 
     def is_one_file(self, name: str, other: str) -> bool:
         """Whether two names that differ in case alone are one file here.
@@ -103,6 +140,21 @@ class MediaFolder:
         """Whether there is not one file in it."""
         with os.scandir(self.descriptor) as found:
             return not any(entry.is_file(follow_symlinks=False) for entry in found)
+
+    def beside(self, name: str) -> list[Path]:
+        """Where cardkeep's own folder `name` may be for this user, the right place first.
+
+        Files must move between it and the media, so the right one is on their file system:
+        `USER/.cardkeep/NAME`, or `media/.cardkeep-NAME` where `media/` lies on another one than
+        the user's folder. (The official server does not look at what its index does not list.)
+        """
+        own = self.user_folder / ".cardkeep"
+        places = [own / name, self.path / f".cardkeep-{name}"]
+        try:
+            device = own.stat().st_dev
+        except FileNotFoundError:
+            device = self.user_folder.stat().st_dev
+        return places if device == os.fstat(self.descriptor).st_dev else places[::-1]
 
     def flush(self) -> None:
         """Returns when the folder itself (which names it has) is on disk."""
@@ -131,7 +183,7 @@ def open_file(name: str, folder: int) -> FileSource | None:
     try:
         descriptor = os.open(name, _FILE, dir_fd=folder)
     except OSError as error:
-        if error.errno in _NOT_THERE:
+        if error.errno in NOT_THERE:
             return None
         raise
     status = os.fstat(descriptor)
@@ -144,24 +196,49 @@ def open_file(name: str, folder: int) -> FileSource | None:
 def sha1_of(name: str, folder: int) -> bytes | None:
     """The checksum of a plain file in a folder; None if there is none of that name."""
     source = open_file(name, folder)
-    if source is None:
-        return None
+    return None if source is None else sha1_of_source(source)
+
+
+def sha1_of_source(source: ByteSource) -> bytes:
+    """The checksum of all bytes of a source, which is closed then."""
     checksum = hashlib.sha1()
     try:
-        while data := source.read(1024 * 1024):
-            checksum.update(data)
+        for piece in pieces(source):
+            checksum.update(piece)
     finally:
         source.close()
     return checksum.digest()
 
 
-def dispose(name: str, folder: int, file: str | None = None) -> None:
-    """Removes stored bytes for good: those of the media file `name`, once it is not listed.
+def pieces(source: ByteSource) -> Iterator[bytes]:
+    """All bytes of a source, a MiB at a time."""
+    while piece := source.read(_PIECE):
+        yield piece
 
-    They are in `folder` under that name, or as `file`. Nothing happens if they are not.
-    """
+
+def copy_file(name: str, folder: int, copy: str, into: int) -> None:
+    """Makes the new file `copy`, on disk on return; does nothing if there is no plain file."""
+    source = open_file(name, folder)
+    if source is None:
+        return
+    target = os.open(copy, NEW_FILE, 0o666, dir_fd=into)
     try:
-        os.unlink(file or name, dir_fd=folder)
-    except OSError as error:
-        if error.errno not in _NOT_THERE:
-            raise
+        for piece in pieces(source):
+            write_all(target, piece)
+        os.fsync(target)
+    finally:
+        source.close()
+        os.close(target)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Writes all of `data`, in one call if the system takes it in one."""
+    written = os.write(descriptor, data)
+    while written < len(data):
+        written += os.write(descriptor, memoryview(data)[written:])
+
+
+def names_in(folder: int) -> set[str]:
+    """The names of all that is in a folder."""
+    with os.scandir(folder) as found:
+        return {entry.name for entry in found}

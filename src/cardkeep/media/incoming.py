@@ -10,12 +10,13 @@ any of them:
    flushes them.
 2. From here on it holds the user's write lock (the transaction on the index). It writes
    into the journal what it is about to do: for each name, which file goes in, or none; and
-   gives what will be replaced a second name in `incoming/`. Both are flushed.
+   gives what will be replaced a second name in `incoming/` (also a file that the index does
+   not list: somebody has put it there). Both are flushed.
 3. It moves the files in. The folder is flushed.
 4. The index commits. (The answer goes out only when `upload` has returned.)
-5. Deleted files leave the folder, what was replaced leaves `incoming/`, and the journal is
-   blank again. It stays for the next upload: making and removing a file each time costs more
-   than all else in this list.
+5. Deleted files leave the folder, what was replaced leaves `incoming/`, both for the trash
+   (see `trash`), and the journal is blank again. It stays for the next upload: making and
+   removing a file each time costs more than all else in this list.
 
 A journal that is not blank, or has files beside it, and that nobody has locked is what a killed
 upload left behind. `settle` then makes the folder agree with the index, whichever of the two
@@ -24,19 +25,23 @@ that a client that was told nothing finds the server as it was. (Finishing the u
 instead would be wrong: by now the client may have yet another version of the file, and
 takes whatever is new on the server for newer.) After the commit: step 5 is done. `settle`
 looks at bytes and index, not at a state that somebody wrote down; so it may be killed and run
-again, and another server may have worked on the folder in between.
+again, and another server may have worked on the folder in between. What was among the media,
+even for a moment, and is not listed goes to the trash. A second name in `incoming/` is only that
+while the file that is to replace it still waits there; from then on it has the last of the bytes.
 
 The official server knows nothing of all this and need not: at every moment each file that
 the index lists is there under its own name, and whole.
 """
 
+import contextlib
 import errno
 import fcntl
+import hashlib
 import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Self
+from typing import Protocol, Self
 
 import msgspec
 
@@ -44,36 +49,45 @@ from cardkeep.errors import BadRequest
 from cardkeep.media.files import (
     BAD_NAME,
     FOLDER,
+    NEW_FILE,
+    NOT_THERE,
     MediaFolder,
-    dispose,
-    open_file,
+    copy_file,
+    names_in,
     open_folder,
+    pieces,
     sha1_of,
+    write_all,
 )
 from cardkeep.media.index import Entry, Fingerprint
 from cardkeep.media.shared import SharedBytes
+from cardkeep.media.trash import Trash
+from cardkeep.messages import ByteSource
 from cardkeep.records.media_name import leaves_folder
 
 #: For each name the position of the uploaded element whose bytes it gets; None for no file.
 Places = Mapping[str, int | None]
 
-# Where `media/` lies on another file system than the user's folder, nothing can be moved into
-# it from there, so bytes are written aside within it. (The official server does not
-# look at files that its index does not list.)
-_WITHIN_MEDIA = ".cardkeep-incoming"
-_PIECE = 1024 * 1024
 _KEY = re.compile("[0-9]{1,4}")
 _BLANK = b"[]"
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_REPLACED = ".replaced"
 # What file systems say that have no hard links.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+
+
+class ByteStore(Protocol):
+    """Where bytes may be had by their checksum."""
+
+    def link(self, bytes_: Fingerprint, name: str, folder: int) -> bool:
+        """Makes the new file `name` in `folder` out of stored bytes; false if it cannot be."""
 
 
 class Incoming:
     """The folder in which bytes wait, open for the time of one request."""
 
-    def __init__(self, folder: MediaFolder) -> None:
+    def __init__(self, folder: MediaFolder, trash: Trash) -> None:
         self.folder = folder
+        self.trash = trash
         self._descriptor = -1
 
     def __enter__(self) -> Self:
@@ -94,7 +108,7 @@ class Incoming:
         descriptor = self.descriptor(create=False)
         if descriptor < 0:
             return set()
-        names = _names(descriptor)
+        names = names_in(descriptor)
         journals = {name for name in names if _KEY.fullmatch(name)}
         keys = {name.partition(".")[0] for name in names - journals}
         keys = {key for key in keys if _KEY.fullmatch(key)}
@@ -107,13 +121,18 @@ class Incoming:
                 if upload.claim():
                     yield upload
 
+    def killed(self) -> list[list[str]]:
+        """The names that each upload was about to change when it was killed; only looks."""
+        found = []
+        for key in self.uploads():
+            with Upload(self, key) as upload:
+                if upload.claim() and upload.is_left():
+                    found.append(list(upload.places))
+        return found
+
     def _open(self, *, create: bool) -> int:
-        own = self.folder.user_folder / ".cardkeep"
-        if create:
-            os.close(open_folder(own))
+        path, _ = self.folder.beside("incoming")
         try:
-            same = own.stat().st_dev == os.fstat(self.folder.descriptor).st_dev
-            path = own / "incoming" if same else self.folder.path / _WITHIN_MEDIA
             return open_folder(path) if create else os.open(path, FOLDER)
         except FileNotFoundError:
             return -1
@@ -123,14 +142,15 @@ class Upload:
     """One upload's bytes on their way in: by whom it was begun, or who found it left over.
 
     Use it in a `with`. At the end, what was written aside goes away, unless files have been
-    moved in and neither `clear` nor `settle` was reached: then it is left for the next request.
+    moved in and `clear` was not reached: then it is left for the next request.
     """
 
     def __init__(self, incoming: Incoming, key: str = "") -> None:
         self._incoming = incoming
         self._folder = incoming.folder
+        self._trash = incoming.trash
         self._journal = -1
-        self._unflushed: list[int] = []
+        self._unflushed: dict[int, int] = {}
         self._used = False
         self._is_new = False
         self.key = key
@@ -149,26 +169,40 @@ class Upload:
 
     # --- states 1 to 3 ------------------------------------------------------------------
 
-    def write(self, position: int, pieces: Iterable[bytes]) -> None:
+    def write(self, position: int, data: Iterable[bytes]) -> None:
         """Writes the bytes of an element aside."""
         self._begin()
         self._used = True
         descriptor = os.open(
-            self._aside(position), _NEW_FILE, 0o666, dir_fd=self._incoming.descriptor()
+            self._aside(position), NEW_FILE, 0o666, dir_fd=self._incoming.descriptor()
         )
-        self._unflushed.append(descriptor)
-        for piece in pieces:
+        self._unflushed[position] = descriptor
+        for piece in data:
             write_all(descriptor, piece)
         self.aside.add(position)
 
-    def link(self, position: int, bytes_: Fingerprint, shared: SharedBytes) -> bool:
+    def copy(self, position: int, source: ByteSource) -> Fingerprint:
+        """Writes the bytes of a source aside, however many; tells what they were."""
+        checksum, size = hashlib.sha1(), 0
+
+        def hashed() -> Iterator[bytes]:
+            nonlocal size
+            for piece in pieces(source):
+                checksum.update(piece)
+                size += len(piece)
+                yield piece
+
+        self.write(position, hashed())
+        return Fingerprint(checksum.digest(), size)
+
+    def link(self, position: int, bytes_: Fingerprint, store: ByteStore) -> bool:
         """Puts stored bytes aside, in place of written ones; false if they are not stored."""
         self._begin()
         self._used = True
         aside, incoming = self._aside(position), self._incoming.descriptor()
-        if not shared.link(bytes_, f"{aside}.shared", incoming):
+        if not store.link(bytes_, f"{aside}.stored", incoming):
             return False
-        os.replace(f"{aside}.shared", aside, src_dir_fd=incoming, dst_dir_fd=incoming)
+        os.replace(f"{aside}.stored", aside, src_dir_fd=incoming, dst_dir_fd=incoming)
         self.aside.add(position)
         return True
 
@@ -179,26 +213,28 @@ class Upload:
     def flush(self) -> None:
         """Returns when all that was written aside is on disk."""
         # All are written before the first is flushed: the file system then writes them together.
-        for descriptor in self._unflushed:
+        for descriptor in self._unflushed.values():
             os.fsync(descriptor)
         self._close_unflushed()
 
-    def announce(self, places: Places, listed: Iterable[str]) -> None:
-        """Puts on disk what `move_in` is about to do, and keeps what it will replace.
+    def drop(self, position: int) -> None:
+        """Removes what was written aside for an element; it was not what it should be."""
+        os.close(self._unflushed.pop(position))
+        os.unlink(self._aside(position), dir_fd=self._incoming.descriptor())
+        self.aside.discard(position)
 
-        `listed` are the files that the index has, and that must be able to come back.
-        """
+    def announce(self, places: Places) -> None:
+        """Puts on disk what `move_in` is about to do, and keeps what it will replace."""
         self._begin()
         self._used = True
         incoming = self._incoming.descriptor()
         self._write_journal(msgspec.json.encode(list(places.items())))
         self.places = places
         new_names = self._is_new
-        for name in listed:
-            position = places.get(name)
+        for name, position in places.items():
             if position is not None:
-                _keep(name, self._folder.descriptor, self._replaced(position), incoming)
-                new_names = True
+                kept = _keep(name, self._folder.descriptor, self._replaced(position), incoming)
+                new_names = new_names or kept
         os.fsync(self._journal)
         if new_names:
             os.fsync(incoming)
@@ -224,7 +260,6 @@ class Upload:
         # A journal that is missing is made: bytes may survive a power cut that it did not.
         if not self._lock_journal(self.key):
             return False
-        self._used = True
         text = os.pread(self._journal, os.fstat(self._journal).st_size, 0)
         try:
             places = dict(msgspec.json.decode(text, type=list[tuple[str, int | None]]))
@@ -235,13 +270,17 @@ class Upload:
             self.places = places
         return True
 
+    def is_left(self) -> bool:
+        """Whether there is anything to settle or to clear; not so if it has ended meanwhile."""
+        return not _is_blank(self._journal) or bool(self._beside())
+
     def settle(self, entries: Mapping[str, Entry]) -> None:
         """Makes the folder agree with the index; `entries` are its rows for `places`.
 
-        The caller holds the user's write lock.
+        The caller holds the user's write lock, and calls `clear` then.
         """
         incoming, media = self._incoming.descriptor(), self._folder.descriptor
-        waiting = _names(incoming)
+        waiting = names_in(incoming)
         placed = [name for name, position in self.places.items() if position is not None]
         for name, position in self.places.items():
             entry = entries.get(name)
@@ -250,34 +289,33 @@ class Upload:
                 continue  # never moved in
             if listed is None:
                 if not any(self._folder.is_one_file(name, other) for other in placed):
-                    dispose(name, media)
+                    self._trash.dispose(name, media)
                 continue
             replaced = "" if position is None else self._replaced(position)
             if replaced in waiting and sha1_of(replaced, incoming) == listed != sha1_of(
                 name, media
             ):
                 os.replace(replaced, name, src_dir_fd=incoming, dst_dir_fd=media)
+        self._trash.flush()
         self._folder.flush()
-        self.clear()
 
     def clear(self) -> None:
         """Removes what is left beside the journal: replaced bytes, and those never moved in."""
         if self._journal < 0:
             return  # nothing was begun: all of the upload was stored already
         incoming = self._incoming.descriptor()
-        replaced = {
-            self._replaced(position): name
-            for name, position in self.places.items()
-            if position is not None
-        }
         left = self._beside()
-        for file in left & replaced.keys():
-            dispose(replaced[file], incoming, file)
+        second = {name for name in left if name.endswith(_REPLACED)}
+        for name in second:
+            if name.removesuffix(_REPLACED) in left:
+                os.unlink(name, dir_fd=incoming)
+            else:
+                self._trash.dispose(name, incoming)
         # First the journal: a file that is listed in it and gone from here counts as moved in.
         if not _is_blank(self._journal):
             self._write_journal(_BLANK)
         self.places = {}
-        for file in left - replaced.keys():
+        for file in left - second:
             os.unlink(file, dir_fd=incoming)
         self._used = False
 
@@ -292,12 +330,13 @@ class Upload:
             if not self._lock_journal(self.key):
                 continue
             if _is_blank(self._journal):
-                break
+                # Beside it may be bytes of an upload that was killed before it wrote its journal.
+                with contextlib.suppress(OSError):
+                    self.clear()
+                    break
             # A leftover that only somebody with the write lock can settle.
             os.close(self._journal)
-        for file in self._beside():
-            # Bytes of an upload that was killed before it wrote its journal.
-            os.unlink(file, dir_fd=self._incoming.descriptor())
+            self._journal = -1
         self._is_new = os.fstat(self._journal).st_size == 0
 
     def _lock_journal(self, key: str) -> bool:
@@ -317,17 +356,17 @@ class Upload:
         write_all(self._journal, text.ljust(os.fstat(self._journal).st_size))
 
     def _beside(self) -> set[str]:
-        names = _names(self._incoming.descriptor())
+        names = names_in(self._incoming.descriptor())
         return {name for name in names if name.startswith(f"{self.key}.")}
 
     def _aside(self, position: int) -> str:
         return f"{self.key}.{position}"
 
     def _replaced(self, position: int) -> str:
-        return f"{self.key}.{position}.replaced"
+        return f"{self._aside(position)}{_REPLACED}"
 
     def _close_unflushed(self) -> None:
-        for descriptor in self._unflushed:
+        for descriptor in self._unflushed.values():
             os.close(descriptor)
         self._unflushed.clear()
 
@@ -344,39 +383,17 @@ def _is_blank_file(name: str, incoming: int) -> bool:
         os.close(journal)
 
 
-def _keep(name: str, media: int, kept: str, incoming: int) -> None:
-    """Gives a file a second name, or a copy where there are no hard links."""
+def _keep(name: str, media: int, kept: str, incoming: int) -> bool:
+    """Gives a file a second name, or a copy where there are no hard links; false if it is gone."""
+    # Most names are new; to be told so by an exception takes longer.
+    if not os.access(name, os.F_OK, dir_fd=media, follow_symlinks=False):
+        return False
     try:
         os.link(name, kept, src_dir_fd=media, dst_dir_fd=incoming, follow_symlinks=False)
-    except FileNotFoundError:
-        return
     except OSError as error:
+        if error.errno in NOT_THERE:
+            return False
         if error.errno not in _NO_LINKS:
             raise
-        _copy(name, media, kept, incoming)
-
-
-def _copy(name: str, media: int, kept: str, incoming: int) -> None:
-    source = open_file(name, media)
-    if source is None:
-        return
-    target = os.open(kept, _NEW_FILE, 0o666, dir_fd=incoming)
-    try:
-        while piece := source.read(_PIECE):
-            write_all(target, piece)
-        os.fsync(target)
-    finally:
-        source.close()
-        os.close(target)
-
-
-def _names(folder: int) -> set[str]:
-    with os.scandir(folder) as found:
-        return {entry.name for entry in found}
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """Writes all of `data`, in one call if the system takes it in one."""
-    written = os.write(descriptor, data)
-    while written < len(data):
-        written += os.write(descriptor, memoryview(data)[written:])
+        copy_file(name, media, kept, incoming)
+    return True

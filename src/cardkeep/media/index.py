@@ -8,7 +8,7 @@ connection; those that write want to be called within `writing`.
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,6 +122,13 @@ def connect_resting(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
 
 
+def empty() -> sqlite3.Connection:
+    """An index without files, in memory: what a user without media.db has."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    _bring_up(connection)
+    return connection
+
+
 def _prepare(connection: sqlite3.Connection) -> None:
     # The official server's journal mode. It also locks the file exclusively; we do not, so
     # that several processes can serve one user.
@@ -195,6 +202,19 @@ def writing(connection: sqlite3.Connection) -> Iterator[None]:
 # --- reading ----------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def reading(connection: sqlite3.Connection) -> Iterator[None]:
+    """A transaction that sees the index as it is now, whatever others write meanwhile."""
+    connection.execute("BEGIN")
+    try:
+        # The first statement that reads takes the moment.
+        connection.execute("SELECT 1 FROM meta").fetchone()
+        yield
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
 def last_usn(connection: sqlite3.Connection) -> int:
     """The number of the last change."""
     usn: int = connection.execute("SELECT last_usn FROM meta").fetchone()[0]
@@ -245,16 +265,36 @@ def stored_files(connection: sqlite3.Connection) -> Iterator[list[tuple[str, Fin
         last = rows[-1][0]
 
 
-def listing(connection: sqlite3.Connection) -> Iterator[tuple[str, Fingerprint]]:
-    """All files that are not deleted, by name, as they are in one state of the index."""
-    connection.execute("BEGIN")
-    try:
-        for name, sha1, size in connection.execute(
-            "SELECT fname, csum, size FROM media WHERE size > 0 ORDER BY fname"
-        ):
-            yield name, Fingerprint(sha1, size)
-    finally:
-        connection.execute("COMMIT")
+def listed(connection: sqlite3.Connection) -> Iterator[tuple[str, str, int]]:
+    """Name, checksum (hexadecimal) and size of all files that are not deleted, by name.
+
+    All of one moment if the caller is within `reading`.
+    """
+    rows = connection.execute("SELECT fname, csum, size FROM media WHERE size > 0 ORDER BY fname")
+    for name, sha1, size in rows:
+        yield name, sha1.hex(), size
+
+
+def names_with(connection: sqlite3.Connection, sha1s: Collection[bytes]) -> dict[bytes, list[str]]:
+    """Files that are not deleted, by checksum, for at most 25 checksums. Looks at all rows."""
+    unused = (None,) * (MAX_NAMES - len(sha1s))
+    rows = connection.execute(
+        f"""
+        SELECT csum, fname FROM media
+        WHERE size > 0 AND csum IN ({",".join("?" * MAX_NAMES)})
+        """,
+        (*sha1s, *unused),
+    )
+    found: dict[bytes, list[str]] = {}
+    for sha1, name in rows:
+        found.setdefault(sha1, []).append(name)
+    return found
+
+
+def count_bytes(connection: sqlite3.Connection) -> int:
+    """The bytes of all files that are not deleted, from the rows themselves."""
+    row = connection.execute("SELECT coalesce(sum(size), 0) FROM media WHERE size > 0").fetchone()
+    return int(row[0])
 
 
 def count_files(connection: sqlite3.Connection) -> int:
@@ -341,3 +381,105 @@ def recount(connection: sqlite3.Connection) -> Totals:
         """
     )
     return totals(connection)
+
+
+# --- checking ---------------------------------------------------------------------------
+
+# Values that no server writes, and names that lead out of the folder (`leaves_folder`).
+_IS_BROKEN = """
+  typeof(fname) <> 'text' OR fname IN ('', '.', '..')
+  OR instr(fname, '/') OR instr(fname, char(0))
+  OR typeof(csum) <> 'blob' OR length(csum) <> 20
+  OR typeof(size) <> 'integer' OR size < 0
+  OR typeof(usn) <> 'integer'
+"""
+
+
+def damage(connection: sqlite3.Connection) -> list[str]:
+    """What SQLite finds wrong with the file itself; at most 20 lines."""
+    lines = [row[0] for row in connection.execute("PRAGMA quick_check(20)")]
+    # Fails if it is whole, but not an index.
+    connection.execute("SELECT fname, csum, size, usn, mtime FROM media LIMIT 0")
+    connection.execute("SELECT last_usn, total_bytes, total_nonempty_files FROM meta LIMIT 0")
+    return [] if lines == ["ok"] else lines
+
+
+def broken_rows(connection: sqlite3.Connection) -> list[object]:
+    """The names in rows that no client could make sense of."""
+    return [row[0] for row in connection.execute(f"SELECT fname FROM media WHERE {_IS_BROKEN}")]
+
+
+def forget_broken(connection: sqlite3.Connection) -> None:
+    """Drops those rows; the totals are left to `mend`."""
+    connection.execute(f"DELETE FROM media WHERE {_IS_BROKEN}")
+
+
+def disagreements(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Where usns and totals do not fit the rows: a word for what it is ("usn" or "totals"),
+    and a sentence. `mend` makes all of it right.
+    """
+    found = []
+    metas = connection.execute(
+        "SELECT last_usn, total_bytes, total_nonempty_files FROM meta"
+    ).fetchall()
+    greatest, total_bytes, files = _counted(connection)
+    if len(metas) != 1:
+        found.append(("totals", f"the media index has {len(metas)} rows of totals instead of one"))
+    else:
+        (meta,) = metas
+        if meta[1:] != (total_bytes, files):
+            found.append(
+                (
+                    "totals",
+                    f"the media index counts {meta[2]} files with {meta[1]} bytes, "
+                    f"and lists {files} with {total_bytes}",
+                )
+            )
+        if not isinstance(meta[0], int) or meta[0] < greatest:
+            found.append(
+                (
+                    "usn",
+                    f"the media index ends at number {meta[0]!r}, but number {greatest} is given",
+                )
+            )
+    if unusable := len(_without_own_usn(connection)):
+        found.append(("usn", f"{unusable} media files have no number of their own"))
+    return found
+
+
+def mend(connection: sqlite3.Connection) -> None:
+    """Makes usns and totals agree with the rows.
+
+    Files that share a usn get new ones, all of them: some device may have passed over any.
+    """
+    metas = connection.execute("SELECT last_usn FROM meta WHERE typeof(last_usn) = 'integer'")
+    greatest, total_bytes, files = _counted(connection)
+    last_usn = max([greatest, *(row[0] for row in metas)])
+    renumbered = list(enumerate(_without_own_usn(connection), start=last_usn + 1))
+    connection.executemany("UPDATE media SET usn = ? WHERE fname = ?", renumbered)
+    connection.execute("DELETE FROM meta")
+    connection.execute(
+        "INSERT INTO meta (last_usn, total_bytes, total_nonempty_files) VALUES (?, ?, ?)",
+        (last_usn + len(renumbered), total_bytes, files),
+    )
+
+
+def _counted(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    """The greatest usn, and the totals that the rows make."""
+    row = connection.execute(
+        """
+        SELECT coalesce(max(usn), 0), coalesce(sum(size), 0), count(nullif(size, 0)) FROM media
+        """
+    ).fetchone()
+    return row[0], row[1], row[2]
+
+
+def _without_own_usn(connection: sqlite3.Connection) -> list[str]:
+    rows = connection.execute(
+        """
+        SELECT fname FROM media
+        WHERE usn < 1 OR usn IN (SELECT usn FROM media GROUP BY usn HAVING count(*) > 1)
+        ORDER BY usn, fname
+        """
+    )
+    return [row[0] for row in rows]

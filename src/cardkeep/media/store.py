@@ -7,21 +7,27 @@ moment in which files are moved in and the index commits. Only `last_usn` is cer
 short.
 """
 
+import contextlib
 import hashlib
+import itertools
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from cardkeep.errors import BadRequest, MissingMedia, Unavailable
 from cardkeep.media import index
+from cardkeep.media.bringing import BroughtBack, Wish, bring_back
 from cardkeep.media.connections import Connections, NoIndexError
-from cardkeep.media.files import MediaFolder
-from cardkeep.media.incoming import Incoming, Upload
-from cardkeep.media.index import Entry, Fingerprint, Merged
+from cardkeep.media.delivery import Delivery, Wishes, opened, settle_leftovers
+from cardkeep.media.files import MediaFolder, pieces
+from cardkeep.media.incoming import ByteStore, Incoming
+from cardkeep.media.index import Entry, Fingerprint
 from cardkeep.media.resting import RestingIndexes
 from cardkeep.media.shared import SharedBytes
+from cardkeep.media.trash import CHECKSUM, DEFAULT_DAYS, Swept, Trash
 from cardkeep.messages import (
     ByteSource,
     MediaChange,
@@ -33,6 +39,9 @@ from cardkeep.records.media_name import check_media_name, is_odd
 
 log = logging.getLogger(__name__)
 
+#: A file that is not deleted: name, checksum (hexadecimal), size.
+ListedFile = tuple[str, str, int]
+
 #: Elements of an upload, and names in a request for files (9.3, 9.4).
 MAX_FILES = 25
 
@@ -43,33 +52,79 @@ DOWNLOAD_TARGET = 2_621_440
 _PIECE = 1024 * 1024
 
 
+class Listing:
+    """All files of a user as of one moment, one by one, and the usn of that moment.
+
+    Whoever takes it reads it to its end or closes it: until then the index's log only grows.
+    Nobody is held up.
+    """
+
+    def __init__(
+        self, last_usn: int, files: Iterator[ListedFile], stack: contextlib.ExitStack
+    ) -> None:
+        self.last_usn = last_usn
+        self._files = files
+        self._stack = stack
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> ListedFile:
+        try:
+            return next(self._files)
+        except StopIteration:
+            self.close()
+            raise
+        except sqlite3.DatabaseError:
+            self._files = iter(())
+            with self._stack:
+                raise
+
+    def close(self) -> None:
+        """Ends the reading; further calls do nothing."""
+        self._files = iter(())
+        self._stack.close()
+
+    # A list that nobody came to read must not keep its index in the past.
+    __del__ = close
+
+
 class MediaStore:
     """The media of all users under `base`."""
 
     def __init__(
-        self, base: Path, *, share: bool = False, now: Callable[[], float] = time.time
+        self,
+        base: Path,
+        *,
+        share: bool = False,
+        trash_days: int = DEFAULT_DAYS,
+        now: Callable[[], float] = time.time,
     ) -> None:
-        """`share`: the same bytes of several users are stored once; see `shared` for the price."""
-        self._base = base
-        self._now = now
-        self._connections = Connections(base)
+        """`trash_days`: how long bytes of deleted files are kept, 0 for not at all.
+
+        `share`: the same bytes of several users are stored once; see `shared` for the price.
+        """
+        self.base = base
+        self._trash_days = trash_days
+        self.now = now
+        self.connections = Connections(base)
         self._resting = RestingIndexes(base)
         self._shared = SharedBytes(base) if share else None
 
     def close(self) -> None:
         """Closes what is open."""
-        self._connections.close()
+        self.connections.close()
 
     # --- reading ------------------------------------------------------------------------
 
     def last_usn(self, user: str) -> int:
         """The number of the user's last media change. Short enough for the event loop."""
         try:
-            if not self._connections.has_idle(user):
+            if not self.connections.has_idle(user):
                 usn = self._resting.last_usn(user)
                 if usn is not None:
                     return usn
-            with self._connections.lend(user, hasty=True) as connection:
+            with self.connections.lend(user, hasty=True) as connection:
                 return index.last_usn(connection)
         except (NoIndexError, FileNotFoundError):
             return 0
@@ -77,19 +132,10 @@ class MediaStore:
     def changes(self, user: str, after_usn: int) -> list[MediaChange]:
         """What changed after `after_usn`, ascending by usn, at most 1000 (9.2)."""
         try:
-            with self._connections.lend(user) as connection:
+            with self.connections.lend(user) as connection:
                 return index.changes(connection, after_usn)
         except NoIndexError:
             return []
-
-    def listing(self, user: str) -> Iterator[tuple[str, str, int]]:
-        """Name, SHA-1 in hex and bytes of every file that is not deleted, in one state."""
-        try:
-            with self._connections.lend(user) as connection:
-                for name, bytes_ in index.listing(connection):
-                    yield name, bytes_.sha1.hex(), bytes_.size
-        except NoIndexError:
-            return
 
     def sanity(self, user: str, count: int) -> bool:
         """Whether the client has as many files as the index lists (9.5).
@@ -98,7 +144,7 @@ class MediaStore:
         server that cannot count, all the user's clients would fail for ever.
         """
         try:
-            with self._connections.lend(user) as connection:
+            with self.connections.lend(user) as connection:
                 listed = index.totals(connection).files
                 if listed != count and listed != index.count_files(connection):
                     with index.writing(connection):
@@ -107,6 +153,17 @@ class MediaStore:
                 return listed == count
         except NoIndexError:
             return count == 0
+
+    def listing(self, user: str) -> Listing:
+        """Name, SHA-1 in hex and bytes of every file that is not deleted, by name."""
+        try:
+            with contextlib.ExitStack() as stack:
+                connection = stack.enter_context(self.connections.lend(user))
+                stack.enter_context(index.reading(connection))
+                last_usn = index.last_usn(connection)
+                return Listing(last_usn, index.listed(connection), stack.pop_all())
+        except NoIndexError:
+            return Listing(0, iter(()), contextlib.ExitStack())
 
     def download(self, user: str, names: Sequence[str]) -> MediaFiles:
         """The first of the files asked for: up to the one that passes 2.5 MiB (9.4).
@@ -121,13 +178,13 @@ class MediaStore:
             return MediaFiles(())
         try:
             with (
-                self._connections.lend(user) as connection,
-                MediaFolder(self._base / user) as folder,
+                self.connections.lend(user) as connection,
+                self.folder(user) as (folder, trash),
             ):
-                with Incoming(folder) as incoming:
+                with Incoming(folder, trash) as incoming:
                     if incoming.uploads():
                         with index.writing(connection):
-                            _settle_leftovers(connection, incoming, user)
+                            settle_leftovers(connection, incoming, user)
                 files = _open(connection, folder, names)
                 if files is None:
                     # An upload may be between moving its files in and its commit.
@@ -156,64 +213,115 @@ class MediaStore:
             raise BadRequest(f"{len(entries)} media files in one upload, at most {MAX_FILES} do")
         for entry in entries:
             check_media_name(entry.name)
+        with self.delivery(user) as delivery:
+            reception = _Reception(entries, delivery, self._shared)
+            wishes = reception.take()
+            return delivery.commit(wishes, int(self.now()), reception.take_again)
+
+    def bring_back(
+        self,
+        user: str,
+        wanted: Iterable[tuple[str, str, int]],
+        progress: Callable[[int], object] = lambda names: None,
+    ) -> BroughtBack:
+        """Gives files the bytes of an earlier `listing`, under new usns.
+
+        Whatever else a user has stays; present bytes of a file that had others go to the
+        trash. On return it is on disk. `progress` hears of each few names that are done.
+
+        Raises Unavailable if the disk or the index cannot take it now; some files may be back
+        then, and calling it again brings the others.
+        """
+        results = []
+        files = iter(wanted)
+        while some := list(itertools.islice(files, MAX_FILES)):
+            results += self._bring_back(user, [_wish(*file) for file in some])
+            progress(len(some))
+        return BroughtBack.of(results)
+
+    def _bring_back(self, user: str, wishes: Sequence[Wish]) -> list[BroughtBack]:
+        try:
+            with self.delivery(user) as delivery:
+                return [bring_back(delivery, wishes, self.stores(delivery), int(self.now()))]
+        except BadRequest:
+            # One of the names cannot be a file's here, on another file system than before.
+            if len(wishes) == 1:
+                return [BroughtBack(refused=[wishes[0][0]])]
+        return [each for wish in wishes for each in self._bring_back(user, [wish])]
+
+    def sweep_trash(self, user: str, now: float | None = None) -> Swept:
+        """Removes for good what a user deleted longer ago than the trash keeps it.
+
+        `now` in seconds. Looks at each file of the trash once; makes nothing.
+        """
+        if not (self.base / user / "media").is_dir():
+            return Swept(0, 0)
+        try:
+            with self.folder(user) as (_, trash):
+                return trash.sweep(self.now() if now is None else now)
+        except OSError as error:
+            raise Unavailable(f"the trash of {user} cannot be swept: {error}") from error
+
+    # --- for this room ------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def folder(self, user: str) -> Iterator[tuple[MediaFolder, Trash]]:
+        """A user's files and trash, for as long as the block runs."""
+        share = self._shared is not None
+        with (
+            MediaFolder(self.base / user) as folder,
+            Trash(folder, days=self._trash_days, share=share, now=self.now) as trash,
+        ):
+            yield folder, trash
+
+    @contextlib.contextmanager
+    def delivery(self, user: str) -> Iterator[Delivery]:
+        """A change of a user's media. Raises Unavailable if the disk cannot take it now."""
         try:
             with (
-                MediaFolder(self._base / user) as folder,
-                Incoming(folder) as incoming,
-                self._connections.lend(user, create=True) as connection,
-                Upload(incoming) as upload,
+                self.folder(user) as (folder, trash),
+                opened(user, folder, trash, self.connections) as delivery,
             ):
-                delivery = _Delivery(user, entries, folder, upload, connection, self._shared)
-                return delivery.store(incoming, int(self._now()))
+                yield delivery
         except OSError as error:
             raise Unavailable(f"the media of {user} cannot be stored: {error}") from error
 
+    def stores(self, delivery: Delivery) -> Sequence[ByteStore]:
+        """Where bytes may be had by their checksum."""
+        return [delivery.trash, *([self._shared] if self._shared else [])]
 
-class _Delivery:
-    """One call of `MediaStore.upload`."""
+
+class _Reception:
+    """Takes in the bytes of one upload, and knows of each element what they are."""
 
     def __init__(
-        self,
-        user: str,
-        entries: Sequence[MediaEntry],
-        folder: MediaFolder,
-        upload: Upload,
-        connection: sqlite3.Connection,
-        shared: SharedBytes | None,
+        self, entries: Sequence[MediaEntry], delivery: Delivery, shared: SharedBytes | None
     ) -> None:
-        self._user = user
         self._entries = entries
-        self._names = list(dict.fromkeys(entry.name for entry in entries))
-        self._folder = folder
-        self._upload = upload
-        self._connection = connection
+        self._delivery = delivery
+        self._upload = delivery.upload
         self._shared = shared
 
-    def store(self, incoming: Incoming, now: int) -> MediaUploaded:
+    def take(self) -> Wishes:
+        """Writes what is new aside, and flushes it."""
         # Read, hash and flush first, lock after: a large file holds up nobody.
-        known = index.entries(self._connection, self._names)
+        names = list(dict.fromkeys(entry.name for entry in self._entries))
+        known = index.entries(self._delivery.connection, names)
         self._check_odd_names(known)
-        uploaded = [
-            (entry.name, self._receive(position, entry, known))
+        wishes = [
+            (entry.name, self._receive(position, known))
             for position, entry in enumerate(self._entries)
         ]
-        self._flush(uploaded)
-        try:
-            with index.writing(self._connection):
-                _settle_leftovers(self._connection, incoming, self._user, besides=self._upload)
-                stored = index.entries(self._connection, self._names)
-                merged = index.merge(index.totals(self._connection), stored, uploaded)
-                places = {**self._lost(stored, merged, uploaded), **merged.places}
-                if places:
-                    self._move_in(places, stored)
-                    index.write(self._connection, merged, now)
-        except BaseException:
-            self._settle()
-            raise
-        self._tidy()
-        return MediaUploaded(
-            len(self._entries), merged.totals.last_usn, *index.difference(stored, merged)
-        )
+        self._upload.flush()
+        if self._shared:
+            for position in self._upload.aside:
+                if bytes_ := wishes[position][1]:
+                    self._upload.keep(position, bytes_, self._shared)
+        return wishes
+
+    def take_again(self, position: int) -> None:
+        """Writes the bytes of one element aside, whatever is stored already."""
+        self._receive(position, {})
 
     def _check_odd_names(self, known: Mapping[str, Entry]) -> None:
         """Odd names may be deleted where the official server has let them in; no more."""
@@ -221,22 +329,19 @@ class _Delivery:
             if is_odd(entry.name) and (entry.data is not None or entry.name not in known):
                 raise BadRequest(f"a media name that some systems cannot have: {entry.name!r}")
 
-    def _receive(
-        self, position: int, entry: MediaEntry, known: Mapping[str, Entry]
-    ) -> Fingerprint | None:
+    def _receive(self, position: int, known: Mapping[str, Entry]) -> Fingerprint | None:
         """Writes an element's bytes aside, unless they are stored already."""
+        entry = self._entries[position]
         if entry.data is None:
             return None
         source = entry.data()
         try:
             if source.size > _PIECE:
-                hashing = _Hashing(source)
-                self._upload.write(position, hashing)
-                fingerprint = hashing.fingerprint()
+                fingerprint = self._upload.copy(position, source)
                 if self._shared:
                     self._upload.link(position, fingerprint, self._shared)
             else:
-                data = b"".join(_pieces(source))
+                data = b"".join(pieces(source))
                 fingerprint = Fingerprint(hashlib.sha1(data).digest(), len(data))
                 if not self._has(position, entry.name, fingerprint, known):
                     self._upload.write(position, (data,))
@@ -250,107 +355,15 @@ class _Delivery:
         self, position: int, name: str, bytes_: Fingerprint, known: Mapping[str, Entry]
     ) -> bool:
         """Whether the bytes are under that name already, or could be linked from the store."""
-        if self._is_stored(name, bytes_, known):
+        if self._delivery.is_stored(name, bytes_, known):
             return True
         return self._shared is not None and self._upload.link(position, bytes_, self._shared)
 
-    def _flush(self, uploaded: Sequence[tuple[str, Fingerprint | None]]) -> None:
-        self._upload.flush()
-        if self._shared:
-            for position in self._upload.aside:
-                if bytes_ := uploaded[position][1]:
-                    self._upload.keep(position, bytes_, self._shared)
 
-    def _is_stored(self, name: str, bytes_: Fingerprint, entries: Mapping[str, Entry]) -> bool:
-        entry = entries.get(name)
-        return (
-            entry is not None
-            and (entry.sha1, entry.size) == bytes_
-            and self._folder.size(name) == bytes_.size
-        )
-
-    def _lost(
-        self,
-        stored: Mapping[str, Entry],
-        merged: Merged,
-        uploaded: Sequence[tuple[str, Fingerprint | None]],
-    ) -> dict[str, int]:
-        """Files that the index has just as they were sent, but the folder has not.
-
-        Nothing changes for the clients; the bytes are simply put back.
-        """
-        return {
-            name: position
-            for position, (name, bytes_) in enumerate(uploaded)
-            if bytes_ is not None
-            and name not in merged.entries
-            and not self._is_stored(name, bytes_, stored)
-        }
-
-    def _move_in(self, places: Mapping[str, int | None], stored: Mapping[str, Entry]) -> None:
-        needed = {position for position in places.values() if position is not None}
-        if absent := needed - self._upload.aside:
-            # Stored when we looked, gone when it was our turn.
-            for position in absent:
-                self._receive(position, self._entries[position], {})
-            self._upload.flush()
-        self._upload.announce(places, [name for name, entry in stored.items() if entry.size])
-        self._upload.move_in()
-
-    def _settle(self) -> None:
-        """Takes back, or completes, what this upload did to the folder."""
-        if self._upload.places:
-            with index.writing(self._connection):
-                self._upload.settle(index.entries(self._connection, list(self._upload.places)))
-
-    def _tidy(self) -> None:
-        """Removes deleted and replaced files; what fails here, the next request does."""
-        try:
-            if None in self._upload.places.values():
-                self._settle()
-            else:
-                self._upload.clear()
-        except (OSError, sqlite3.Error) as error:
-            log.warning("media of %s: tidying up is left for later: %s", self._user, error)
-
-
-class _Hashing:
-    """Hands on the bytes of a large file, and knows afterwards what they were."""
-
-    def __init__(self, source: ByteSource) -> None:
-        self._source = source
-        self._sha1 = hashlib.sha1()
-        self._size = 0
-
-    def __iter__(self) -> Iterator[bytes]:
-        for piece in _pieces(self._source):
-            self._sha1.update(piece)
-            self._size += len(piece)
-            yield piece
-
-    def fingerprint(self) -> Fingerprint:
-        return Fingerprint(self._sha1.digest(), self._size)
-
-
-def _pieces(source: ByteSource) -> Iterator[bytes]:
-    while piece := source.read(_PIECE):
-        yield piece
-
-
-def _settle_leftovers(
-    connection: sqlite3.Connection, incoming: Incoming, user: str, besides: Upload | None = None
-) -> None:
-    """Brings folder and index into step after uploads that were killed.
-
-    Where that cannot be done (somebody has put a folder in a file's place, say), the next
-    request tries again, and nobody is kept from going on.
-    """
-    for upload in incoming.leftovers(besides):
-        log.info("media of %s: an upload was cut off, putting the folder right", user)
-        try:
-            upload.settle(index.entries(connection, list(upload.places)))
-        except OSError as error:
-            log.warning("media of %s: it is left for later: %s", user, error)
+def _wish(name: str, sha1: str, size: int) -> Wish:
+    if not CHECKSUM.fullmatch(sha1):
+        raise BadRequest(f"the checksum of {name!r} is none: {sha1!r}")
+    return name, Fingerprint(bytes.fromhex(sha1), size)
 
 
 def _open(
