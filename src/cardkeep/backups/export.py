@@ -2,12 +2,12 @@
 """What of a user goes into a package: the collection in one state, and the media of then.
 
 The user's lock is held only for the moment in which the collection is pinned. The media list
-is read in one transaction of the index, right after; each file is read as it is when its turn
-comes, and one that is gone by then is told.
+is read in one transaction of the index, right after; a file that is changed or deleted before its
+turn comes is read out of the trash, and one that is gone from there too is told.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -19,8 +19,6 @@ from cardkeep.collection import whole
 from cardkeep.collection.library import Library
 from cardkeep.collection.session_file import SessionFile
 from cardkeep.errors import PackageError
-from cardkeep.media.files import FileSource, MediaFolder
-from cardkeep.media.store import MediaStore
 from cardkeep.messages import ByteSource
 
 _IN_MEMORY = 1024 * 1024
@@ -45,43 +43,40 @@ def pin_collection(library: Library, user: str, scratch: Path) -> ByteSource:
 
 
 class MediaListing:
-    """The files that a user has, as one state of the index lists them; use it as a context.
+    """The files of a listing, with a way to open each; use it as a context.
 
     Iterate over it, as often as you like, for `MediaSource`s. `files` is how many there are,
-    `bytes` what they take. Without a store it lists nothing.
+    `bytes` what they take.
     """
 
     def __init__(
-        self, store: MediaStore | None, user: str, user_folder: Path, scratch: Path
+        self,
+        listing: Iterable[tuple[str, str, int]],
+        opener: Callable[[str, str, int], ByteSource | None],
+        scratch: Path,
     ) -> None:
         self.files = self.bytes = 0
-        # The folder is not made by looking at it.
-        exists = (user_folder / "media").is_dir()
-        self._folder = MediaFolder(user_folder) if exists else None
+        self._open = opener
         self._lines = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY, dir=str(scratch))  # noqa: SIM115
         try:
-            for name, sha1, size in store.listing(user) if store else ():
-                self._lines.write(msgspec.json.encode((name, sha1, size)) + b"\n")
+            for file in listing:
+                self._lines.write(msgspec.json.encode(file) + b"\n")
                 self.files += 1
-                self.bytes += size
+                self.bytes += file[2]
         except BaseException:
-            self.__exit__()
+            self._lines.close()
             raise
 
     def __iter__(self) -> Iterator[MediaSource]:
         self._lines.seek(0)
         for line in self._lines:
             name, sha1, size = _line.decode(line)
-            yield MediaSource(name, partial(self._open, name), bytes.fromhex(sha1), size)
-
-    def _open(self, name: str) -> FileSource | None:
-        return self._folder.open(name) if self._folder else None
+            yield MediaSource(
+                name, partial(self._open, name, sha1, size), bytes.fromhex(sha1), size
+            )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._lines.close()
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            folder.__exit__()

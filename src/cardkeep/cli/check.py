@@ -3,7 +3,6 @@
 
 import abc
 import contextlib
-import importlib
 import json
 import sqlite3
 import sys
@@ -27,6 +26,7 @@ from cardkeep.cli.recording import by_operator
 from cardkeep.collection.check import WHOLE, check_collection
 from cardkeep.collection.folder import UserFolder
 from cardkeep.errors import AccountError, CardkeepError, SettingsError
+from cardkeep.media.check import bytes_to_check, check_media
 from cardkeep.media.store import MediaStore
 from cardkeep.messages import Finding
 from cardkeep.settings import Settings
@@ -131,12 +131,8 @@ def _of_user(folder: UserFolder, name: str, chosen: _Chosen, bar: Bar) -> Iterat
 
 
 def _of_media(media: MediaStore, name: str, repair: bool, bar: Bar) -> Iterator[Finding]:
-    try:
-        check = importlib.import_module("cardkeep.media.check")
-    except ModuleNotFoundError:
-        return
-    progress = bar(f"{name}: media", check.bytes_to_check(media, name))
-    yield from check.check_media(media, name, repair=repair, progress=progress)
+    progress = bar(f"{name}: media", bytes_to_check(media, name))
+    yield from check_media(media, name, repair=repair, progress=progress)
 
 
 def _recorded(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cardkeep.accounts.check import check_accounts, user_names
 from cardkeep.accounts.database import FILE as ACCOUNTS
-from cardkeep.cli.snapshot import in_words
+from cardkeep.cli.words import in_words
 from cardkeep.collection.folder import UserFolder
 from cardkeep.collection.session_file import SessionFile
 from cardkeep.http import spool

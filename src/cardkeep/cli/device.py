@@ -9,7 +9,8 @@ import click
 from cardkeep.backups.history import Kind
 from cardkeep.cli.options import options
 from cardkeep.cli.recording import by_operator, record
-from cardkeep.cli.user import opened, show_table, when
+from cardkeep.cli.user import opened
+from cardkeep.cli.words import show_table, when
 
 
 @click.group()

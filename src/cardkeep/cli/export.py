@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """`cardkeep export`: a user's collection and media as a file that Anki imports."""
 
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -13,15 +12,13 @@ from cardkeep.backups.package_writer import Written, write_package
 from cardkeep.backups.scratch import scratch_folder
 from cardkeep.cli.options import options
 from cardkeep.cli.progress import progress
-from cardkeep.cli.snapshot import in_words
 from cardkeep.cli.user import existing
+from cardkeep.cli.words import counted, in_words, tell_names
 from cardkeep.errors import PackageError, Refused
 from cardkeep.records.package import Form
 
 # What Anki recognises a collection package by.
 _SUFFIX = ".colpkg"
-# Names that are told of a kind; more than this help nobody.
-_MOST_NAMES = 20
 
 
 @click.command()
@@ -63,8 +60,11 @@ def _export(
     with scratch_folder(stores.spool) as scratch:
         collection = pin_collection(stores.library, user, scratch)
         try:
-            root = stores.library.folder(user).root
-            with MediaListing(stores.media if media else None, user, root, scratch) as listing:
+            files = stores.media.listing(user) if media else ()
+            with (
+                stores.media.earlier(user) as opener,
+                MediaListing(files, opener, scratch) as listing,
+            ):
                 with progress("exporting", collection.size + listing.bytes) as advance:
                     return write_package(
                         target,
@@ -91,20 +91,3 @@ def tell(written: Written) -> None:
         (written.changed, "not what the server's list of media says, but exported as found"),
     ):
         tell_names(names, what)
-
-
-def tell_names(names: Sequence[str], what: str) -> None:
-    """Lists names on standard error, as many as help somebody."""
-    if not names:
-        return
-    are = "file is" if len(names) == 1 else "files are"
-    click.echo(f"cardkeep: {len(names):,} media {are} {what}:", err=True)
-    for name in names[:_MOST_NAMES]:
-        click.echo(f"  {name!r}", err=True)
-    if len(names) > _MOST_NAMES:
-        click.echo(f"  and {len(names) - _MOST_NAMES:,} more", err=True)
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things, in words."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -24,11 +24,10 @@ from cardkeep.backups.package_reader import Limits
 from cardkeep.backups.restore import Put, put_collection
 from cardkeep.backups.scratch import scratch_folder
 from cardkeep.backups.snapshot import Reason
-from cardkeep.cli.export import counted, tell_names
 from cardkeep.cli.options import options
 from cardkeep.cli.progress import progress
-from cardkeep.cli.snapshot import in_words
-from cardkeep.cli.user import password_file, read_password, when
+from cardkeep.cli.user import password_file, read_password
+from cardkeep.cli.words import counted, in_words, tell_names, when
 from cardkeep.collection import counts
 from cardkeep.collection.schema.inspect import inspect
 from cardkeep.errors import AccountError, NotAccepted, PackageError, Refused

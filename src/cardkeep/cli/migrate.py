@@ -26,7 +26,7 @@ from cardkeep.backups.migrate.migration import (
 from cardkeep.backups.migrate.recognise import recognise
 from cardkeep.backups.migrate.source import Secret, SecretKind, Source
 from cardkeep.cli.options import options
-from cardkeep.cli.user import show_table
+from cardkeep.cli.words import show_table
 from cardkeep.errors import CardkeepError, MigrationError, SettingsError
 
 # Names of left-out media files that are told for one user.

@@ -13,14 +13,21 @@ import msgspec
 
 from cardkeep import app, settings
 from cardkeep.backups import allowance
+from cardkeep.backups.export import MediaListing
 from cardkeep.backups.history import Kind
-from cardkeep.backups.restore import restore_collection
+from cardkeep.backups.new_file import new_file
+from cardkeep.backups.package_writer import write_package
+from cardkeep.backups.restore import restore_collection, unpacked
+from cardkeep.backups.scratch import scratch_folder
 from cardkeep.backups.snapshot import Cause, Copy, Reason, Snapshots
 from cardkeep.cli.options import options
 from cardkeep.cli.progress import progress
 from cardkeep.cli.recording import by_operator, record
-from cardkeep.cli.user import existing, show_table, when
+from cardkeep.cli.user import existing
+from cardkeep.cli.words import counted, in_words, show_table, tell_names, when
+from cardkeep.collection.whole import TemporaryFile
 from cardkeep.errors import CopyError, NoSuchCopy
+from cardkeep.records.package import Form
 from cardkeep.settings import Settings
 
 
@@ -160,7 +167,16 @@ def _put_back(it: Opened, copy: Copy) -> None:
     )
     if put.replaced:
         click.echo(f"what it replaced is kept as copy {put.replaced.id}")
+    _bring_media_back(it, copy)
     click.echo("On each device: sync, and choose Download when Anki asks for the direction.")
+
+
+def _bring_media_back(it: Opened, copy: Copy) -> None:
+    with progress("bringing media back", copy.media_files, unit="files") as advance:
+        done = it.stores.media.bring_back(it.user, it.snapshots.media(copy), advance)
+    if done.brought:
+        click.echo(f"{counted(done.brought, 'media file')} came back")
+    tell_names(done.missing, "gone for good; a device that has them still can send them again")
 
 
 def _words(copy: Copy) -> str:
@@ -181,19 +197,39 @@ def _write_to(it: Opened, copy: Copy, target: Path, *, force: bool) -> None:
 
 
 def _write_anki2(it: Opened, copy: Copy, target: Path) -> None:
-    aside = target.with_name(f".{target.name}.part")
-    try:
-        with aside.open("wb") as file, progress("writing", copy.size) as advance:
-            it.snapshots.write_collection(copy, file, advance)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(target)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    with (
+        new_file(target, overwrite=True) as descriptor,
+        os.fdopen(os.dup(descriptor), "wb") as file,
+        progress("writing", copy.size) as advance,
+    ):
+        it.snapshots.write_collection(copy, file, advance)
 
 
-_WRITERS: dict[str, Callable[[Opened, Copy, Path], None]] = {".anki2": _write_anki2}
+def _write_colpkg(it: Opened, copy: Copy, target: Path) -> None:
+    media = it.stores.media
+    with (
+        scratch_folder(it.stores.spool) as scratch,
+        unpacked(it.snapshots, copy, scratch) as collection,
+        media.earlier(it.user) as opener,
+        MediaListing(it.snapshots.media(copy), opener, scratch) as listing,
+        progress("writing", copy.size + listing.bytes) as advance,
+    ):
+        written = write_package(
+            target,
+            TemporaryFile(collection),
+            listing,
+            form=Form.CURRENT,
+            scratch=scratch,
+            overwrite=True,
+            progress=advance,
+        )
+    tell_names(written.missing, "gone for good, and left out")
+
+
+_WRITERS: dict[str, Callable[[Opened, Copy, Path], None]] = {
+    ".anki2": _write_anki2,
+    ".colpkg": _write_colpkg,
+}
 
 
 @snapshot.command()
@@ -235,14 +271,3 @@ def allow(user: str, config: str | None, folder: str | None) -> None:
     with opened(user, config, folder) as it:
         allowance.give(it.stores.library.folder(it.user))
     click.echo(f"{user} may replace the collection by a much smaller one, once, within a day")
-
-
-_UNITS = ("bytes", "kB", "MB", "GB", "TB")
-
-
-def in_words(size: int) -> str:
-    """A number of bytes for people."""
-    amount, unit = float(size), 0
-    while amount >= 1000 and unit + 1 < len(_UNITS):
-        amount, unit = amount / 1000, unit + 1
-    return f"{amount:.{1 if unit else 0}f} {_UNITS[unit]}"

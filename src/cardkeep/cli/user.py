@@ -7,8 +7,7 @@ import os
 import secrets
 import shutil
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from cardkeep.accounts.store import AccountStore
 from cardkeep.backups.history import Kind
 from cardkeep.cli.options import options
 from cardkeep.cli.recording import by_operator, record
+from cardkeep.cli.words import show_table, when
 from cardkeep.errors import AccountError, SettingsError, UserExists
 
 _ALL_OUT = "all devices are logged out"
@@ -201,21 +201,3 @@ _SOURCES = {
     "former": "SYNC_USERn, earlier",
     "open": "--open",
 }
-
-
-def when(moment: int | None) -> str:
-    """A time for people, in their own time zone."""
-    return "never" if moment is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
-
-
-def show_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Prints a table, as wide as it needs to be when nobody looks at it on a terminal."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    width = None if sys.stdout.isatty() else 1000
-    Console(width=width, soft_wrap=False).print(table)

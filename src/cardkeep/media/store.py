@@ -200,6 +200,29 @@ class MediaStore:
         except OSError as error:
             raise Unavailable(f"the media of {user} cannot be read: {error}") from error
 
+    @contextlib.contextmanager
+    def earlier(self, user: str) -> Iterator[Callable[[str, str, int], ByteSource | None]]:
+        """Opens files as an earlier `listing` has them: from the folder, or out of the trash.
+
+        What it gives takes an element of a listing, and returns None for bytes that are gone.
+        """
+        if not (self.base / user / "media").is_dir():
+            yield lambda *_: None
+            return
+        with (
+            self.folder(user) as (folder, trash),
+            self.connections.lend(user, create=True) as connection,
+        ):
+
+            def opened(name: str, sha1: str, size: int) -> ByteSource | None:
+                wanted = Fingerprint(bytes.fromhex(sha1), size)
+                entry = index.entries(connection, [name]).get(name)
+                if entry is not None and (entry.sha1, entry.size) == wanted:
+                    return folder.open(name)
+                return trash.open(wanted)
+
+            yield opened
+
     # --- changing -----------------------------------------------------------------------
 
     def upload(self, user: str, entries: Sequence[MediaEntry]) -> MediaUploaded:
