@@ -16,13 +16,14 @@
     │   └── NotAccepted            whole-collection or media refusals that carry words
     │                              which the client shows to its user
     ├── Unavailable                try again later (stopping, locked by another program)
-    ├── CopyError                  a kept copy cannot be made, read or changed; a sentence
-    │   └── NoSuchCopy             there is none of that id
-    ├── MigrationError             what another server left cannot be taken over; a sentence
-    ├── PackageError               nothing can be im- or exported like this; a sentence
-    ├── SettingsError              a setting that cannot be used: key, value, source
-    └── AccountError               a user or device cannot be made or changed; a sentence
-        └── UserExists             there is one of that name
+    └── CommandError               a command cannot do what it should; a sentence for the operator
+        ├── CopyError              a kept copy cannot be made, read or changed
+        │   └── NoSuchCopy         there is none of that id
+        ├── PackageError           nothing can be im- or exported like this
+        ├── MigrationError         what another server left cannot be taken over
+        ├── SettingsError          a setting that cannot be used: key, value, source
+        └── AccountError           a user or device cannot be made or changed
+            └── UserExists         there is one of that name
 
 Inner rooms raise these and know nothing of status codes; `http.errors` holds the one
 table that turns a class into a status.
@@ -100,28 +101,32 @@ class Unavailable(CardkeepError):
     """The server cannot do it now; trying again later helps."""
 
 
-class CopyError(CardkeepError):
-    """A kept copy cannot be made, read or changed; the text is a sentence for the operator."""
+class CommandError(CardkeepError):
+    """A command cannot do what it should; the text is a sentence for the operator."""
+
+
+class CopyError(CommandError):
+    """A kept copy cannot be made, read or changed."""
 
 
 class NoSuchCopy(CopyError):
     """There is no kept copy of that id."""
 
 
-class MigrationError(CardkeepError):
-    """What another server left cannot be taken over; the text is a sentence for the operator."""
+class MigrationError(CommandError):
+    """What another server left cannot be taken over."""
 
 
-class PackageError(CardkeepError):
-    """Nothing can be im- or exported like this; the text is a sentence for the operator."""
+class PackageError(CommandError):
+    """Nothing can be im- or exported like this."""
 
 
-class SettingsError(CardkeepError):
+class SettingsError(CommandError):
     """A setting that cannot be used; the text names key, value, source and what is expected."""
 
 
-class AccountError(CardkeepError):
-    """A user or device cannot be made or changed; the text is a sentence for the operator."""
+class AccountError(CommandError):
+    """A user or device cannot be made or changed."""
 
 
 class UserExists(AccountError):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Whatever a device replaces or deletes on the server, the server can give back."""
 
+import hashlib
 import json
 import os
 import time
@@ -336,3 +337,57 @@ def test_a_damaged_copy_is_not_put_back(account: Account) -> None:
         assert copy["id"] in failed.stderr
         assert differences(account.contents(), before) == []
         assert device.asks_for() == "none"
+
+
+# --- media ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("release", PAIR)
+def test_deleted_and_replaced_media_come_back(account: Account, release: str) -> None:
+    """A restore gives each file the bytes that it had; what was added since stays."""
+    device, other = account.in_sync(release, "26.9.3")
+    with_notes(device, 3)
+    for name in ("kept.txt", "deleted.txt", "replaced.txt"):
+        device.add_media(name, f"first {name}".encode())
+    device.sync(media=True)
+    other.sync(media=True)
+    before = other.media()
+    account.server.command("snapshot", "take", account.user)
+    device.delete_media("deleted.txt")
+    time.sleep(1.1)  # old clients see by the second of its time that a file is another one
+    device.replace_media("replaced.txt", b"second")
+    device.add_media("added.txt", b"added")
+    device.sync(media=True)
+    other.sync(media=True)
+    assert "deleted.txt" not in other.media()
+
+    done = account.server.command("snapshot", "restore", account.user, "latest")
+    assert "2 media files came back" in done.stdout
+    for each in (device, other):
+        each.sync_outcome()
+        each.download()
+        each.sync_media()
+        assert each.media() == {**before, "added.txt": each.media()["added.txt"]}
+
+
+def test_a_copy_as_a_package_has_the_media_of_then(account: Account, tmp_path: Path) -> None:
+    """`--to FILE.colpkg` takes deleted files out of the trash, and changes nothing."""
+    device = account.device("26.9.3")
+    with_notes(device, 3)
+    device.add_media("old.txt", b"old")
+    device.upload()
+    device.sync_media()
+    before = account.contents()
+    command = account.server.command
+    command("snapshot", "take", account.user)
+    device.replace_media("old.txt", b"new")
+    device.sync_media()
+    with_notes(device, 2)
+    device.sync()
+    target = tmp_path / "then.colpkg"
+    command("snapshot", "restore", account.user, "latest", "--to", str(target))
+    assert len(account.contents()["notes"]) == 5
+    fresh = account.device("26.9.3")
+    fresh.import_package(target)
+    assert lost(before, fresh.contents()) == []
+    assert fresh.media() == {"old.txt": hashlib.sha1(b"old").hexdigest()}

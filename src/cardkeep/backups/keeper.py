@@ -115,7 +115,10 @@ class Keeper:
         have; empty if none is due, or if it is put off until the next sync.
         """
         folder, now = self._library.folder(user), self._now_ms()
-        if not self._daily or _was_copied_today(folder, now):
+        if _was_copied_today(folder, now):
+            return ""
+        if not self._daily:
+            self._later(folder, now, partial(self._sweep_trash, user))
             return ""
         try:
             state = self._day(user, db)
@@ -125,15 +128,24 @@ class Keeper:
         if state is None:
             return ""
         identity = self.snapshots(user).id_for(state, now)
-        try:
-            self._waiting.put_nowait(partial(self._take_later, user, state, cause, now))
-        except queue.Full:
+        if not self._later(folder, now, partial(self._take_later, user, state, cause, now)):
             state.source.close()
             return ""
-        self._start()
-        # Now, lest every sync until then has one made.
-        _mark_copied(folder, now)
         return identity
+
+    def _later(self, folder: UserFolder, now: int, job: Callable[[], None]) -> bool:
+        """Has the day's work done by the thread for it; false if too much waits for that."""
+        try:
+            self._waiting.put_nowait(job)
+        except queue.Full:
+            return False
+        with self._guard:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="keeper", daemon=True)
+                self._thread.start()
+        # Now, lest every sync until then has it done.
+        _mark_copied(folder, now)
+        return True
 
     def _day(self, user: str, db: sqlite3.Connection) -> State | None:
         """What the day's copy is made of; None if there is nothing, or it cannot be had now."""
@@ -155,12 +167,6 @@ class Keeper:
             log.warning("copy of %s: not made: %s", user, error)
             if not isinstance(error, CopyError | OSError | sqlite3.Error):
                 raise
-
-    def _start(self) -> None:
-        with self._guard:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="keeper", daemon=True)
-                self._thread.start()
 
     def _work(self) -> None:
         with contextlib.suppress(OSError, AttributeError):
@@ -203,7 +209,14 @@ class Keeper:
             time.monotonic() - began,
         )
         self.thin_out(user)
+        self._sweep_trash(user)
         return copy
+
+    def _sweep_trash(self, user: str) -> None:
+        try:
+            self._media.sweep_trash(user)
+        except Unavailable as error:
+            log.warning("media trash of %s: left for tomorrow: %s", user, error)
 
     def thin_out(self, user: str) -> None:
         """Removes the copies that no rule keeps."""

@@ -7,6 +7,7 @@ merged (docs/sync-protocol.md, section 7), and the words that `meta` carries say
 is. A sync that is under way gets 409 at its end, since the collection is another one by then.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -99,10 +100,14 @@ def unpacked(
     snapshots: Snapshots, copy: Copy, folder: Path, progress: Callable[[int], None] | None = None
 ) -> Iterator[Path]:
     """The collection of a copy as a private file in `folder`, gone at the end."""
-    with tempfile.NamedTemporaryFile(dir=folder, prefix="body-", suffix=".anki2") as file:
+    descriptor, name = tempfile.mkstemp(dir=folder, prefix="body-", suffix=".anki2")
+    path = Path(name)
+    try:
         try:
-            snapshots.write_collection(copy, file.file, progress)
-            file.flush()
+            with os.fdopen(descriptor, "wb") as file:
+                snapshots.write_collection(copy, file, progress)
         except OSError as error:
             raise CopyError(f"copy {copy.id} cannot be unpacked: {error}") from error
-        yield Path(file.name)
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
