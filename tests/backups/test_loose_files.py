@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cardkeep.backups.loose_files import CollectionFile, CollectionFolder
+from cardkeep.backups.migrate import copying
 from cardkeep.backups.origin import open_origin
 from cardkeep.backups.package_reader import Limits, Package
 from cardkeep.collection.schema.inspect import inspect
@@ -134,22 +135,32 @@ def test_one_that_another_program_writes_to_is_refused(lying: Path, tmp_path: Pa
     extracted(lying, tmp_path)
 
 
-def test_one_that_is_only_read_meanwhile_is_taken(lying: Path, tmp_path: Path) -> None:
+def test_one_that_is_only_read_meanwhile_is_refused_too(lying: Path, tmp_path: Path) -> None:
+    """Whoever reads now may write in a moment."""
     with in_use(lying, "BEGIN", "SELECT * FROM notes"):
-        extracted(lying, tmp_path)
+        with pytest.raises(PackageError, match="in use"):
+            extracted(lying, tmp_path)
 
 
-def test_one_that_changes_meanwhile_is_refused(lying: Path, tmp_path: Path) -> None:
-    """Where the locks of the file system do not tell."""
-    touched = []
+def test_one_that_goes_on_changing_is_refused(
+    lying: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the locks of the file system do not tell; a single change is waited for."""
+    monkeypatch.setattr(copying, "_WAIT", 0.0)
+    moments = iter(range(1, 100))
 
     def touch(_: int) -> None:
-        if not touched:
-            touched.append(True)
-            os.utime(lying, (1, 1))
+        moment = next(moments, None)
+        if moment is not None:
+            os.utime(lying, (moment, moment))
 
+    target = tmp_path / "target"
     with CollectionFile(lying, MOST) as origin, pytest.raises(PackageError, match="changed"):
-        origin.extract_collection(tmp_path / "target", touch)
+        origin.extract_collection(target, touch)
+    moments = iter([100])
+    with CollectionFile(lying, MOST) as origin:
+        origin.extract_collection(target, touch)
+    assert target.read_bytes() == lying.read_bytes()
 
 
 def test_a_log_that_is_no_log_means_nothing(lying: Path, tmp_path: Path) -> None:

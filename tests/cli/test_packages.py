@@ -4,23 +4,52 @@
 That real clients agree is tested in tests/clients/test_packages.py.
 """
 
+import io
+import os
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from cardkeep.cli.main import main
 from tests.backups.packages import RICH_11, RICH_18, olds, todays
 from tests.cli.conftest import Run
-from tests.cli.serving import Client, Serving
+from tests.cli.serving import Client, Serving, environment
 from tests.wire.zips import crafted_zip
 
 Serve = Callable[..., Serving]
 MEDIA = [("a.png", b"aaa"), ("b.png", b"b" * 100_000)]
 DOWNLOAD = "On each device: sync, and choose Download if Anki asks for the direction.\n"
+
+
+@pytest.fixture
+def run(base: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in this process: to start one costs more than most of these tests."""
+    for name in set(os.environ) - environment().keys():
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("CARDKEEP_FOLDER", str(base))
+
+    def run(*arguments: str, stdin: str = "", **extra: str) -> subprocess.CompletedProcess[str]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdin", io.StringIO(stdin))
+            for name, value in extra.items():
+                patch.setenv(name, value)
+            capfd.readouterr()
+            status: object = 0
+            try:
+                main(arguments)
+            except SystemExit as ended:
+                status = ended.code
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, int(str(status or 0)), out, err)
+
+    return run
 
 
 @pytest.fixture
@@ -182,6 +211,22 @@ def test_a_folder_is_taken_with_its_media(run: Run, base: Path, tmp_path: Path) 
     assert (base / "ana" / "media" / "a.png").read_bytes() == b"aaa"
     with closing(sqlite3.connect(base / "ana" / "collection.anki2")) as db:
         assert db.execute("SELECT ver FROM col").fetchone() == (18,)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
+def test_what_root_imports_is_the_servers(run: Run, base: Path, tmp_path: Path) -> None:
+    """It runs as the owner of the data folder; links that lie there are not followed."""
+    outside = tmp_path / "outside"
+    outside.touch()
+    (base / "ana" / "media").mkdir(parents=True)
+    (base / "ana" / "media" / "link").symlink_to(outside)
+    os.chown(base, 12345, 12345)
+    path = tmp_path / "theirs.colpkg"
+    path.write_bytes(crafted_zip(todays(MEDIA)))
+    assert run("import", "ana", str(path)).returncode == 0
+    for made in (*(base / "ana").rglob("*"), *(base / ".cardkeep").rglob("*")):
+        assert made.lstat().st_uid == 12345, made
+    assert outside.stat().st_uid == 0
 
 
 # --- export -----------------------------------------------------------------------------

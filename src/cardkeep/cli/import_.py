@@ -29,6 +29,7 @@ from cardkeep.cli.progress import progress
 from cardkeep.cli.user import password_file, read_password
 from cardkeep.cli.words import counted, in_words, tell_names, when
 from cardkeep.collection import counts
+from cardkeep.collection.folder import give_all_to_owner
 from cardkeep.collection.schema.inspect import inspect
 from cardkeep.errors import AccountError, NotAccepted, PackageError, Refused
 from cardkeep.settings import Settings
@@ -83,6 +84,7 @@ def import_(
                     accounts.add_user(name, password)
             media, left_out = arrival.store_media(checked)
             put = arrival.put(checked)
+        give_all_to_owner(loaded.folder / name, loaded.folder)
     for why in dict.fromkeys(file.why for file in left_out):
         tell_names([file.name for file in left_out if file.why == why], f"{why}, and left out")
     click.echo(

@@ -107,3 +107,13 @@ def give_to_owner(made: int | Path, like: Path) -> None:
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         owner = like.stat()
         os.chown(made, owner.st_uid, owner.st_gid)
+
+
+def give_all_to_owner(root: Path, like: Path) -> None:
+    """The same for a folder and everything in it; no link is followed."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return
+    owner = like.stat()
+    for folder, _, files in os.walk(root):
+        for each in (folder, *(os.path.join(folder, name) for name in files)):  # noqa: PTH118
+            os.chown(each, owner.st_uid, owner.st_gid, follow_symlinks=False)

@@ -27,7 +27,7 @@ from cardkeep.accounts.store import AccountStore
 from cardkeep.backups.history import History, Kind, Row, numbers
 from cardkeep.backups.migrate import collection, copying, media
 from cardkeep.backups.migrate.source import COLLECTION, Found, Secret, Source
-from cardkeep.collection.folder import UserFolder, give_to_owner
+from cardkeep.collection.folder import UserFolder, give_all_to_owner, give_to_owner
 from cardkeep.errors import AccountError, MigrationError
 
 _MARK = Path(".cardkeep", "migrated")
@@ -139,7 +139,7 @@ def staging(base: Path) -> Iterator[Staging]:
     made = [folder for folder in (base, root.parent, root) if not folder.exists()]
     for folder in made:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _give(folder, base)
+        give_all_to_owner(folder, base)
     lock = os.open(root, os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
@@ -340,7 +340,7 @@ class Migration:
             progress.begin(f"{prospect.name}: media", prospect.media_bytes)
             outcome = media.make_ready(found.media, user, work, progress.advance)
         self._write_down(prospect, user, outcome, begun // 1_000_000)
-        _give(user, self._base)
+        give_all_to_owner(user, self._base)
         copying.flush_all(user)
         try:
             user.rename(self._base / prospect.name)
@@ -420,13 +420,6 @@ def _read_mark(folder: Path) -> Mark | None:
 
 def _bytes_of(path: Path) -> int:
     return sum(size for _, _, size, _ in copying.stamp(path))
-
-
-def _give(made: Path, base: Path) -> None:
-    """Leaves the owner of the base folder everything in a folder."""
-    for folder, _, files in os.walk(made):
-        for path in (Path(folder), *(Path(folder, name) for name in files)):
-            give_to_owner(path, base)
 
 
 def _nfc(name: str) -> str:
