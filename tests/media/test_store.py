@@ -83,9 +83,15 @@ def test_a_file_that_is_deleted_and_sent_again_at_once_stays(
     assert download(store, "a") == [("a", b"1")]
 
 
-def test_an_empty_upload_changes_nothing(store: MediaStore) -> None:
+def test_an_upload_of_nothing_new_changes_nothing(
+    store: MediaStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And is nothing to write a line about."""
+    assert upload(store) == (0, 0)
     upload(store, ("a", b"1"))
-    assert upload(store) == (0, 1)
+    assert upload(store, ("a", b"1")) == (1, 1)
+    assert upload(store, ("b", None)) == (1, 1)
+    assert caplog.records == []
 
 
 def test_large_files_are_stored_piece_by_piece(store: MediaStore, tmp_path: Path) -> None:

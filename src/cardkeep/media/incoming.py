@@ -262,6 +262,8 @@ class Upload:
 
     def clear(self) -> None:
         """Removes what is left beside the journal: replaced bytes, and those never moved in."""
+        if self._journal < 0:
+            return  # nothing was written
         incoming = self._incoming.descriptor()
         replaced = {
             self._replaced(position): name
