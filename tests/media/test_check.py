@@ -418,6 +418,18 @@ def test_bytes_in_the_trash_are_named_by_their_checksum(used: MediaStore, tmp_pa
     assert (trash / sha1(b"4")).stat().st_mtime == 2000
 
 
+def test_bytes_with_a_wrong_name_in_the_trash_are_put_back_at_once(
+    used: MediaStore, tmp_path: Path
+) -> None:
+    (media(tmp_path) / "a").unlink()
+    (tmp_path / USER / ".cardkeep" / "trash" / "wrong").write_bytes(b"1")
+    found = check(used, repair=True)
+    assert kinds(found) == ["media-trash", "media-missing"]
+    assert all(finding.repaired for finding in found)
+    assert "device" not in found[1].what
+    on_disk(tmp_path).check()
+
+
 OTHER_DISK = Path("/dev/shm")
 
 
@@ -434,7 +446,7 @@ def test_media_on_another_disk_are_checked_where_they_are(
         (Path(made) / "b").unlink()
         (Path(made) / ".cardkeep-trash" / sha1(b"1")).write_bytes(b"!")
         (Path(made) / ".cardkeep-incoming" / "7.0").write_bytes(b"aside")
-        mend(store, "media-leftover", "media-missing", "media-trash")
+        mend(store, "media-trash", "media-leftover", "media-missing")
         assert download(store, "b") == [("b", b"2")]
 
 

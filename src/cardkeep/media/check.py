@@ -58,13 +58,17 @@ _Item = TypeVar("_Item")
 
 
 class _Suspect(NamedTuple):
-    """A file that is not as the index lists it; `seen` is None if there is no file."""
+    """A file that is not as the index lists it; `seen` is None if there is no file.
+
+    `advice` is for who must help without the right bytes.
+    """
 
     name: str
     listed: Fingerprint
     seen: Identity | None
     kind: str
     what: str
+    advice: str
 
 
 class _Unlisted(NamedTuple):
@@ -124,6 +128,7 @@ class _Check:
             yield from self._without_folder()
             return
         with self._store.folder(self._user) as (folder, trash):
+            yield from self._trash(trash)  # first, since the others look for bytes there
             damage = list(self._damage())
             yield from damage
             if not damage:
@@ -132,7 +137,6 @@ class _Check:
                     yield from self._index_rows(connection)
                     yield from self._listed_files(connection, folder, trash)
                     yield from self._unlisted_files(connection, folder)
-            yield from self._trash(trash)
 
     @contextlib.contextmanager
     def _index(self) -> Iterator[sqlite3.Connection]:
@@ -233,18 +237,19 @@ class _Check:
         if source is None:
             self._progress(listed.size)
             fault = "no plain file" if folder.has_something(name) else "not there"
-            what = f"The media file {name!r} is {fault}; {_MISSING}."
-            return _Suspect(name, listed, None, "media-missing", what)
+            what = f"The media file {name!r} is {fault}"
+            return _Suspect(name, listed, None, "media-missing", what, _MISSING)
         seen = source.identity()
         if source.size != listed.size:
             source.close()
             self._progress(listed.size)
-            what = f"{source.size} bytes, not the {listed.size} of the index; {_MISSING}"
+            what, advice = f"{source.size} bytes, not the {listed.size} of the index", _MISSING
         elif self._sha1(source) != listed.sha1:
-            what = f"other bytes than the index lists; {_CHANGED}"
+            what, advice = "other bytes than the index lists", _CHANGED
         else:
             return None
-        return _Suspect(name, listed, seen, "media-changed", f"The media file {name!r} has {what}.")
+        what = f"The media file {name!r} has {what}"
+        return _Suspect(name, listed, seen, "media-changed", what, advice)
 
     def _tell(
         self,
@@ -267,11 +272,12 @@ class _Check:
         left = [suspect for suspect in certain if suspect.name not in put]
         repairable = put | _whose_bytes_are_kept(connection, folder, trash, left)
         for suspect in certain:
+            may_be_mended = suspect.name in repairable
             yield Finding(
                 suspect.kind,
-                suspect.what,
+                f"{suspect.what}." if may_be_mended else f"{suspect.what}; {suspect.advice}.",
                 repaired=suspect.name in put,
-                repairable=suspect.name in repairable,
+                repairable=may_be_mended,
             )
 
     def _put_back(self, wishes: Sequence[Wish]) -> Iterator[str]:
