@@ -228,6 +228,8 @@ def test_every_kind_is_on_the_page() -> None:
         told |= set(re.findall(r'(?:Finding|Fault|_indexes)\(\s*"([a-z-]+)"', text))
     told |= {"field-without-notetype", "template-without-notetype"}
     told |= {"text", "note-fields", "derived"}
+    media = (source / "media" / "check.py").read_text()
+    told |= {"media-totals", "media-usn"} | set(re.findall(r'"(media-[a-z]+)"', media))
     page = (root / "docs" / "check.md").read_text()
     assert {kind for kind in told if f"`{kind}`" not in page} == set()
     assert len(told) > 40

@@ -161,7 +161,7 @@ def test_what_one_device_spoilt_comes_back_on_all(account: Account, release: str
     settle(one, two)
     before = one.media()
     with media_of(account) as store:
-        kept = list(store.listing(account.user).files)
+        kept = list(store.listing(account.user))
         one.delete_media(*[f"{n}.txt" for n in range(35)])
         one.add_media("new.txt", b"new")
         one.replace_media("36.txt", b"spoilt")
@@ -183,7 +183,7 @@ def test_a_change_of_a_device_made_meanwhile_counts_after_it(account: Account) -
     one.add_media("a.txt", b"first")
     settle(one, two)
     with media_of(account) as store:
-        kept = list(store.listing(account.user).files)
+        kept = list(store.listing(account.user))
         one.replace_media("a.txt", b"second")
         settle(one, two)
         two.add_media("b.txt", b"of two")

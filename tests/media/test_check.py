@@ -46,7 +46,9 @@ def mend(store: MediaStore, *expected: str) -> list[Finding]:
 def only_tell(store: MediaStore, kind: str) -> str:
     """One thing is found, and a repair leaves it as it is; the words."""
     (finding,) = check(store)
-    assert finding == Finding(kind, finding.what)
+    assert not finding.repaired
+    assert not finding.repairable
+    assert finding.kind == kind
     assert check(store, repair=True) == [finding]
     return finding.what
 
@@ -331,7 +333,7 @@ def test_a_file_that_can_never_be_listed_is_told(
     path = media(tmp_path) / os.fsdecode(name)
     path.write_bytes(b"" if name == b"empty" else b"x")
     before = on_disk(tmp_path)
-    assert "cannot be" in only_tell(used, "media-unlisted")
+    assert "it cannot be" in only_tell(used, "media-unlisted")
     assert on_disk(tmp_path) == before
 
 
@@ -391,7 +393,9 @@ def test_a_leftover_that_cannot_be_settled_is_told(used: MediaStore, tmp_path: P
     trash.rename(tmp_path / "trash")
     trash.write_text("a file in its place")
     (finding,) = check(used, repair=True)
-    assert finding == Finding("media-leftover", finding.what, repaired=False, repairable=True)
+    assert finding.kind == "media-leftover"
+    assert finding.repairable
+    assert not finding.repaired
     trash.unlink()
     mend(used, "media-leftover")
     on_disk(tmp_path).check()
@@ -414,6 +418,18 @@ def test_bytes_in_the_trash_are_named_by_their_checksum(used: MediaStore, tmp_pa
     assert (trash / sha1(b"4")).stat().st_mtime == 2000
 
 
+def test_bytes_with_a_wrong_name_in_the_trash_are_put_back_at_once(
+    used: MediaStore, tmp_path: Path
+) -> None:
+    (media(tmp_path) / "a").unlink()
+    (tmp_path / USER / ".cardkeep" / "trash" / "wrong").write_bytes(b"1")
+    found = check(used, repair=True)
+    assert kinds(found) == ["media-trash", "media-missing"]
+    assert all(finding.repaired for finding in found)
+    assert "device" not in found[1].what
+    on_disk(tmp_path).check()
+
+
 OTHER_DISK = Path("/dev/shm")
 
 
@@ -430,7 +446,7 @@ def test_media_on_another_disk_are_checked_where_they_are(
         (Path(made) / "b").unlink()
         (Path(made) / ".cardkeep-trash" / sha1(b"1")).write_bytes(b"!")
         (Path(made) / ".cardkeep-incoming" / "7.0").write_bytes(b"aside")
-        mend(store, "media-leftover", "media-missing", "media-trash")
+        mend(store, "media-trash", "media-leftover", "media-missing")
         assert download(store, "b") == [("b", b"2")]
 
 

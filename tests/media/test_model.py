@@ -103,9 +103,9 @@ class Media(RuleBasedStateMachine):
 
     @rule()
     def keep_a_list(self) -> None:
-        usn, files = self.store.listing(USER)
+        files = self.store.listing(USER)
         now = {name: data for name, (data, _) in self.model.items() if data is not None}
-        assert usn == self.usn
+        assert files.last_usn == self.usn
         assert list(files) == sorted((n, sha1(d), len(d)) for n, d in now.items())
         self.lists.append(now)
 

@@ -70,7 +70,8 @@ def check(
     names = _named(loaded, users)
     report = _Json() if as_json else _Lines()
     with _bars(as_json) as bar, contextlib.ExitStack() as stack:
-        media = stack.enter_context(contextlib.closing(MediaStore(loaded.folder)))
+        media = MediaStore(loaded.folder, trash_days=loaded.trash_days)
+        stack.enter_context(contextlib.closing(media))
         keeper = None
         if repair:  # all stores make folders when they are opened
             keeper = stack.enter_context(contextlib.closing(app.open_stores(loaded))).keeper
@@ -131,7 +132,7 @@ def _of_user(folder: UserFolder, name: str, chosen: _Chosen, bar: Bar) -> Iterat
 
 
 def _of_media(media: MediaStore, name: str, repair: bool, bar: Bar) -> Iterator[Finding]:
-    progress = bar(f"{name}: media", bytes_to_check(media, name))
+    progress = bar(f"{name}: media", bytes_to_check(media, name) or None)
     yield from check_media(media, name, repair=repair, progress=progress)
 
 

@@ -58,13 +58,17 @@ _Item = TypeVar("_Item")
 
 
 class _Suspect(NamedTuple):
-    """A file that is not as the index lists it; `seen` is None if there is no file."""
+    """A file that is not as the index lists it; `seen` is None if there is no file.
+
+    `advice` is for who must help without the right bytes.
+    """
 
     name: str
     listed: Fingerprint
     seen: Identity | None
     kind: str
     what: str
+    advice: str
 
 
 class _Unlisted(NamedTuple):
@@ -124,6 +128,7 @@ class _Check:
             yield from self._without_folder()
             return
         with self._store.folder(self._user) as (folder, trash):
+            yield from self._trash(trash)  # first, since the others look for bytes there
             damage = list(self._damage())
             yield from damage
             if not damage:
@@ -132,7 +137,6 @@ class _Check:
                     yield from self._index_rows(connection)
                     yield from self._listed_files(connection, folder, trash)
                     yield from self._unlisted_files(connection, folder)
-            yield from self._trash(trash)
 
     @contextlib.contextmanager
     def _index(self) -> Iterator[sqlite3.Connection]:
@@ -165,7 +169,7 @@ class _Check:
                 raise
             lines = [str(error)]
         for line in lines:
-            yield Finding("media-index", f"the media index is damaged: {line}")
+            yield Finding("media-index", f"The media index is damaged: {line}.")
 
     def _index_rows(self, connection: sqlite3.Connection) -> Iterator[Finding]:
         with index.reading(connection):
@@ -179,7 +183,7 @@ class _Check:
                 index.mend(connection)
         self._broken.update(broken)
         for name in broken:
-            yield self._mendable("media-row", f"the media index has a row without sense: {name!r}")
+            yield self._mendable("media-row", f"The media index has a row without sense: {name!r}.")
         for kind, what in wrong:
             yield self._mendable(f"media-{kind}", what)
 
@@ -200,8 +204,13 @@ class _Check:
         self._unsettled = {name for names in still for name in names}
         for number in range(len(left)):
             repaired = number < len(left) - len(still)
-            what = "a change of media was cut off and has left files behind"
-            yield Finding("media-leftover", what, repaired=repaired, repairable=True)
+            yield Finding(
+                "media-leftover",
+                "A change of media was cut off; the next media sync, or a repair, settles it.",
+                repaired=repaired,
+                repairable=True,
+                harmless=True,
+            )
 
     # --- listed files -------------------------------------------------------------------
 
@@ -228,18 +237,19 @@ class _Check:
         if source is None:
             self._progress(listed.size)
             fault = "no plain file" if folder.has_something(name) else "not there"
-            what = f"the media file {name!r} is {fault}; {_MISSING}"
-            return _Suspect(name, listed, None, "media-missing", what)
+            what = f"The media file {name!r} is {fault}"
+            return _Suspect(name, listed, None, "media-missing", what, _MISSING)
         seen = source.identity()
         if source.size != listed.size:
             source.close()
             self._progress(listed.size)
-            what = f"{source.size} bytes, not the {listed.size} of the index; {_MISSING}"
+            what, advice = f"{source.size} bytes, not the {listed.size} of the index", _MISSING
         elif self._sha1(source) != listed.sha1:
-            what = f"other bytes than the index lists; {_CHANGED}"
+            what, advice = "other bytes than the index lists", _CHANGED
         else:
             return None
-        return _Suspect(name, listed, seen, "media-changed", f"the media file {name!r} has {what}")
+        what = f"The media file {name!r} has {what}"
+        return _Suspect(name, listed, seen, "media-changed", what, advice)
 
     def _tell(
         self,
@@ -262,11 +272,12 @@ class _Check:
         left = [suspect for suspect in certain if suspect.name not in put]
         repairable = put | _whose_bytes_are_kept(connection, folder, trash, left)
         for suspect in certain:
+            may_be_mended = suspect.name in repairable
             yield Finding(
                 suspect.kind,
-                suspect.what,
+                f"{suspect.what}." if may_be_mended else f"{suspect.what}; {suspect.advice}.",
                 repaired=suspect.name in put,
-                repairable=suspect.name in repairable,
+                repairable=may_be_mended,
             )
 
     def _put_back(self, wishes: Sequence[Wish]) -> Iterator[str]:
@@ -291,8 +302,8 @@ class _Check:
                 links = [entry.name for entry in some if entry.is_symlink()]
                 names = [entry.name for entry in plain if entry.name not in self._unsettled]
                 for name in self._not_listed(connection, links):
-                    what = f"{name!r} among the media is a link, and links are not followed"
-                    yield Finding("media-link", what)
+                    what = f"{name!r} among the media is a link, and links are not followed."
+                    yield Finding("media-link", what, harmless=True)
                 unlisted = self._look_unlisted(folder, self._not_listed(connection, names))
                 if unlisted:
                     yield from self._tell_unlisted(connection, folder, unlisted)
@@ -328,12 +339,15 @@ class _Check:
                 merged = index.merge(index.totals(connection), stored, listable)
                 index.write(connection, merged, int(self._store.now()))
         for file in certain:
-            what = f"the media file {file.name!r} is not in the index"
+            what = f"The media file {file.name!r} is not in the index, so no device hears of it"
+            if file.obstacle:
+                what = f"{what}, and it cannot be: {file.obstacle}"
             yield Finding(
                 "media-unlisted",
-                f"{what}, and cannot be: {file.obstacle}" if file.obstacle else what,
+                f"{what}.",
                 repaired=file.bytes_ is not None,
                 repairable=not file.obstacle,
+                harmless=bool(file.obstacle),
             )
 
     # --- the trash ----------------------------------------------------------------------
@@ -348,7 +362,7 @@ class _Check:
             if checksum.hex() == name:
                 continue
             repaired = self._repair and trash.rename(name, seen, checksum, folder)
-            what = f"{name!r} in the media trash is not named by its checksum"
+            what = f"{name!r} in the media trash is not named by its checksum."
             yield Finding("media-trash", what, repaired=repaired, repairable=True)
 
     def _sha1(self, source: FileSource) -> bytes:
@@ -361,7 +375,7 @@ class _Check:
 
 
 def _no_folder(files: int) -> Finding:
-    what = f"the media folder is empty, though the index lists {files} files; is it not mounted?"
+    what = f"The media folder is empty, though the index lists {files} files; is it not mounted?"
     return Finding("media-folder", what)
 
 

@@ -424,26 +424,26 @@ def disagreements(connection: sqlite3.Connection) -> list[tuple[str, str]]:
     ).fetchall()
     greatest, total_bytes, files = _counted(connection)
     if len(metas) != 1:
-        found.append(("totals", f"the media index has {len(metas)} rows of totals instead of one"))
+        found.append(("totals", f"The media index has {len(metas)} rows of totals instead of one."))
     else:
         (meta,) = metas
         if meta[1:] != (total_bytes, files):
             found.append(
                 (
                     "totals",
-                    f"the media index counts {meta[2]} files with {meta[1]} bytes, "
-                    f"and lists {files} with {total_bytes}",
+                    f"The media index counts {meta[2]} files with {meta[1]} bytes, "
+                    f"and lists {files} with {total_bytes}.",
                 )
             )
         if not isinstance(meta[0], int) or meta[0] < greatest:
             found.append(
                 (
                     "usn",
-                    f"the media index ends at number {meta[0]!r}, but number {greatest} is given",
+                    f"The media index ends at number {meta[0]!r}, but number {greatest} is given.",
                 )
             )
     if unusable := len(_without_own_usn(connection)):
-        found.append(("usn", f"{unusable} media files have no number of their own"))
+        found.append(("usn", f"{unusable} media files have no number of their own."))
     return found
 
 
