@@ -132,7 +132,7 @@ def _of_user(folder: UserFolder, name: str, chosen: _Chosen, bar: Bar) -> Iterat
 
 
 def _of_media(media: MediaStore, name: str, repair: bool, bar: Bar) -> Iterator[Finding]:
-    progress = bar(f"{name}: media", bytes_to_check(media, name) or None)
+    progress = bar(f"{name}: media", bytes_to_check(media, name))
     yield from check_media(media, name, repair=repair, progress=progress)
 
 
