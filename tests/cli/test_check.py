@@ -186,6 +186,18 @@ def test_kept_copies_and_folders_are_looked_at(run: Run, users: Path) -> None:
     assert findings(run, "--quick", "ana", "eva") == []
 
 
+def test_media_are_looked_at(run: Run, users: Path) -> None:
+    """And mended; unless they are left out."""
+    (users / "ana" / "media").mkdir()
+    (users / "ana" / "media" / "a.png").write_bytes(b"x")
+    for flag in ("--no-media", "--quick"):
+        assert findings(run, flag) == []
+    (told,) = findings(run)
+    assert (told["user"], told["kind"], told["repairable"]) == ("ana", "media-unlisted", True)
+    assert [one["repaired"] for one in findings(run, "--repair")] == [True]
+    assert findings(run) == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run for somebody else")
 def test_a_repair_by_root_leaves_everything_to_the_server(run: Run, users: Path) -> None:
     """What it makes belongs to the owner of the folder."""
