@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from cardkeep.collection.schema.inspect import inspect
+from cardkeep.media.store import MediaStore
 from tests.cli.conftest import Run
 from tests.cli.serving import CARDKEEP, environment
 from tests.collection.schema.files import VECTORS, edit
+from tests.media.looking import upload
 
 SERVER_UID = 12_345
 IS_ROOT = os.geteuid() == 0
@@ -95,6 +97,27 @@ def test_what_was_mended(run: Run, users: Path) -> None:
     assert json.loads(run("snapshot", "list", "ana", "--json").stdout) == []
     (row,) = json.loads(run("history", "ben", "--json").stdout)
     assert (row["kind"], row["note"]) == ("repair", "derived, usn")
+
+
+def test_media(run: Run, users: Path) -> None:
+    """They are looked at unless they are left out; what was mended is a row of the history."""
+    store = MediaStore(users)
+    upload(store, ("a", b"1"), ("b", b"2"), ("twin of b", b"2"))
+    store.close()
+    media = users / "ana" / "media"
+    (media / "a").unlink()
+    (media / "b").unlink()
+    (media / "stray").write_bytes(b"stray")
+    for leaving_out in ("--no-media", "--quick"):
+        assert findings(run, leaving_out) == []
+    told = findings(run)
+    assert kinds(told) == ["media-missing", "media-missing", "media-unlisted"]
+    assert [one["repairable"] for one in told] == [False, True, True]
+    assert [one["repaired"] for one in findings(run, "--repair")] == [False, True, True]
+    (row,) = json.loads(run("history", "ana", "--json").stdout)
+    assert (row["kind"], row["note"]) == ("repair", "media-missing, media-unlisted")
+    (left,) = findings(run)
+    assert left["what"].startswith("The media file 'a' is not there; the first device")
 
 
 def test_only_those_named(run: Run, users: Path) -> None:
