@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cardkeep.accounts.store import AccountStore
+from cardkeep.backups.scratch import scratch_folder
 from cardkeep.cli.data_folder import check_data_folder
 from cardkeep.messages import Finding
 
@@ -150,6 +151,21 @@ def test_too_little_room(base: Path) -> None:
     (told,) = found(base)
     assert told.kind == "free-space"
     assert "ben's collection" in told.what
+
+
+def test_folders_of_killed_commands(base: Path) -> None:
+    """However young; that of a command which is at work is nobody's business."""
+    spool = base / ".cardkeep" / "spool"
+    dead = spool / "command-dead"
+    dead.mkdir(parents=True)
+    (dead / "import.anki2").touch()
+    (told,) = found(base)
+    assert (told.kind, told.repairable) == ("leftover", True)
+    (told,) = found(base, repair=True)
+    assert (told.repaired, dead.exists()) == (True, False)
+    with scratch_folder(spool) as living:
+        assert found(base, repair=True) == []
+        assert living.exists()
 
 
 def test_leftovers(base: Path) -> None:

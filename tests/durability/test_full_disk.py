@@ -170,6 +170,40 @@ def test_copies_and_restores_on_a_full_disk(account: Account, disk: Path) -> Non
     assert_serves(account)
 
 
+def test_packages_on_a_full_disk(account: Account, disk: Path, tmp_path: Path) -> None:
+    """An export leaves no half file; an import that fails leaves the old collection."""
+    (device,) = account.in_sync("26.9.3")
+    large_notes(device, 300)
+    device.add_media("a.bin", os.urandom(300_000))
+    package = device.export_package(tmp_path / "theirs.colpkg")
+    large_notes(device, 50)
+    device.upload()
+    before = account.contents()
+    command = account.server.command
+    out = disk / "out.colpkg"
+    for room in [0, 100_000, MIB]:
+        for arguments in (
+            ("export", account.user, str(out)),
+            ("export", account.user, str(out), "--legacy"),
+            ("import", account.user, str(package), "--replace"),
+        ):
+            with full(disk, room):
+                failed = command(*arguments, check=False)
+            assert failed.returncode == 1
+            assert "No space left" in failed.stderr or "full" in failed.stderr
+            assert "Traceback" not in failed.stderr
+            assert differences(account.contents(), before) == []
+            assert list(disk.glob("*out*")) == []
+            assert list((disk / "base" / ".cardkeep" / "spool").iterdir()) == []
+    device.add_note("one", "more")
+    device.sync()
+    command("import", account.user, str(package), "--replace")
+    assert len(account.contents()["notes"]) == 300
+    assert device.asks_for() == "full"
+    device.download().sync_media()
+    assert_serves(account)
+
+
 @pytest.mark.parametrize("room", ROOM)
 def test_a_check_that_repairs_on_a_full_disk(disk: Path, room: int) -> None:
     """It says so; the collection is the old one or the mended one, and sound either way."""

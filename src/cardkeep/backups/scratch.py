@@ -28,19 +28,31 @@ def scratch_folder(spool: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def sweep(spool: Path) -> int:
-    """Removes the folders of commands that were killed; returns how many."""
-    removed = 0
+def leftovers(spool: Path) -> list[Path]:
+    """The folders of commands that were killed."""
+    found = []
     for path in spool.glob(f"{_PREFIX}*"):
-        with suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
-                removed += 1
-            finally:
-                os.close(descriptor)
-    return removed
+        with suppress(OSError), _claimed(path):
+            found.append(path)
+    return found
+
+
+def sweep(spool: Path) -> None:
+    """Removes them."""
+    for path in spool.glob(f"{_PREFIX}*"):
+        with suppress(OSError), _claimed(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[None]:
+    """Holds the lock of a folder; raises BlockingIOError if its command lives."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _make(spool: Path) -> tuple[Path, int]:

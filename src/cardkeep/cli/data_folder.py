@@ -16,6 +16,7 @@ from pathlib import Path
 
 from cardkeep.accounts.check import check_accounts, user_names
 from cardkeep.accounts.database import FILE as ACCOUNTS
+from cardkeep.backups import scratch
 from cardkeep.cli.words import in_words
 from cardkeep.collection.folder import UserFolder
 from cardkeep.collection.session_file import SessionFile
@@ -215,10 +216,12 @@ def _leftovers(base: Path, folders: Iterable[str], *, repair: bool) -> Iterator[
     bodies = (ours / "spool").glob(f"{spool.PREFIX}*")
     fresh = (UserFolder(base / name).fresh for name in folders)
     left = [path for path in (*bodies, *ours.glob("removed-*"), *fresh) if _is_older(path, before)]
+    left += scratch.leftovers(ours / "spool")
     if not left:
         return
     if repair:
         spool.sweep(ours / "spool", before)
+        scratch.sweep(ours / "spool")
         for path in ours.glob("removed-*"):
             if _is_older(path, before):
                 shutil.rmtree(path, ignore_errors=True)
