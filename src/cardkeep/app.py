@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cardkeep.accounts.store import AccountStore
 from cardkeep.backups import retention, shrink
@@ -17,16 +18,12 @@ from cardkeep.backups.keeper import Keeper
 from cardkeep.backups.restore import Place
 from cardkeep.collection.folder import give_to_owner
 from cardkeep.collection.library import Library
-from cardkeep.http import asgi
-from cardkeep.http.application import Application as HttpApplication
-from cardkeep.http.limits import Limit, Limits
-from cardkeep.http.peer import Peer
-from cardkeep.http.sync_routes import SyncRoutes
 from cardkeep.media.store import MediaStore
 from cardkeep.settings import Settings
-from cardkeep.sync.context import Context
-from cardkeep.sync.steps import Steps
-from cardkeep.web.pages import pages
+
+if TYPE_CHECKING:
+    from cardkeep.http import asgi
+    from cardkeep.http.limits import Limits
 
 # Each kind of work has threads of its own, so that none can fill up another's. Most steps of a
 # sync are milliseconds, but the commit of a large one is a second; whole collections are several;
@@ -40,7 +37,7 @@ _HASHING_THREADS = 2
 class Application:
     """The ASGI application, and what gives back everything it holds."""
 
-    asgi: asgi.Application
+    asgi: "asgi.Application"
     close: Callable[[], None]
 
 
@@ -115,6 +112,14 @@ def place(settings: Settings, stores: Stores, user: str) -> Place:
 
 def build(settings: Settings) -> Application:
     """The whole server, but for sockets and processes."""
+    # Only here: commands need none of it, and it takes most of their time to import.
+    from cardkeep.http.application import Application as HttpApplication
+    from cardkeep.http.peer import Peer
+    from cardkeep.http.sync_routes import SyncRoutes
+    from cardkeep.sync.context import Context
+    from cardkeep.sync.steps import Steps
+    from cardkeep.web.pages import pages
+
     accounts = open_accounts(settings)
     stores = open_stores(settings)
     context = Context(
@@ -156,7 +161,9 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _limits(settings: Settings) -> Limits:
+def _limits(settings: Settings) -> "Limits":
+    from cardkeep.http.limits import Limit, Limits
+
     return Limits(
         packed_body=Limit(settings.max_body, "max_body"),
         collection=Limit(settings.max_collection, "max_collection"),
