@@ -3,6 +3,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,15 @@ def store(tmp_path: Path) -> Iterator[MediaStore]:
     made.close()
 
 
+@contextmanager
+def listing_of(store: MediaStore, base: Path) -> Iterator[MediaListing]:
+    """As an export makes it."""
+    with store.earlier("ana") as opener, MediaListing(store.listing("ana"), opener, base) as made:
+        yield made
+
+
 def listed(store: MediaStore, base: Path) -> dict[str, bytes]:
-    with MediaListing(store, "ana", base / "ana", base) as listing:
+    with listing_of(store, base) as listing:
         found = {}
         for each in listing:
             found[each.name] = whole(each.open())
@@ -97,14 +105,14 @@ def test_a_file_that_is_gone_is_listed_without_bytes(store: MediaStore, tmp_path
     (tmp_path / "ana" / "media" / "a").unlink()
     (tmp_path / "ana" / "media" / "b").unlink()
     (tmp_path / "ana" / "media" / "b").symlink_to("/etc/passwd")
-    with MediaListing(store, "ana", tmp_path / "ana", tmp_path) as listing:
+    with listing_of(store, tmp_path) as listing:
         assert [(each.name, each.open()) for each in listing] == [("a", None), ("b", None)]
 
 
 def test_a_listing_is_of_one_moment(store: MediaStore, tmp_path: Path) -> None:
     """It can be read again, and what is stored meanwhile is not in it."""
     store_media(store, "ana", [file(f"{n}", b"x") for n in range(50)], most=10)
-    with MediaListing(store, "ana", tmp_path / "ana", tmp_path) as listing:
+    with listing_of(store, tmp_path) as listing:
         for _ in listing:
             store_media(store, "ana", [file("new", b"x")], most=10)
         assert [each.name for each in listing] == sorted(map(str, range(50)))
@@ -113,9 +121,7 @@ def test_a_listing_is_of_one_moment(store: MediaStore, tmp_path: Path) -> None:
 
 def test_a_user_without_media_has_an_empty_listing(store: MediaStore, tmp_path: Path) -> None:
     """Looking makes no folder."""
-    with MediaListing(store, "ana", tmp_path / "ana", tmp_path) as listing:
-        assert list(listing) == []
-    with MediaListing(None, "ana", tmp_path / "ana", tmp_path) as listing:
+    with listing_of(store, tmp_path) as listing:
         assert list(listing) == []
     assert list(tmp_path.iterdir()) == []
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -472,6 +473,7 @@ def test_what_changes_meanwhile_is_no_finding(
                 (f"comes {n - 1}", None),
                 (f"{n % 20}", None),
             )
+            time.sleep(0.002)
 
     thread = threading.Thread(target=change)
     thread.start()
@@ -549,6 +551,7 @@ def test_another_process_checks_a_user_who_syncs(store: MediaStore, tmp_path: Pa
         while process.poll() is None:
             upload(store, (f"{n % 500}", b"new %d" % n))
             n += 1
+            time.sleep(0.005)  # a lock that is never free for a moment is not to be had
         assert process.stdout is not None
         assert process.stdout.read() == "media-unlisted True\n" * 100
     disk = on_disk(tmp_path)
