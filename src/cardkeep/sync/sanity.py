@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Comparing counts, and the commit (method `sanityCheck2`)."""
 
+import logging
 import sqlite3
 
 import msgspec
@@ -12,6 +13,8 @@ from cardkeep.errors import BadRequest, Conflict
 from cardkeep.messages import Caller, Counts, SanityAnswer, SanityCheck
 from cardkeep.sync import brought, commit, mending, session
 from cardkeep.sync.context import Context
+
+log = logging.getLogger("cardkeep.sync")
 
 
 async def sanity_check(context: Context, caller: Caller, message: SanityCheck) -> SanityAnswer:
@@ -31,10 +34,25 @@ def _check(context: Context, caller: Caller, message: SanityCheck) -> SanityAnsw
         if message.counts is None:
             # A legacy client whose own check failed says so.
             file.write(msgspec.structs.replace(state, closed=True))
+            _log_difference(caller, "its own check failed")
             return SanityAnswer(ok=False)
         server = apply_and_commit(context, db, file, state, expected=message.counts)
     context.library.settle(caller.user)
-    return SanityAnswer(ok=server == message.counts, client=message.counts, server=server)
+    ok = server == message.counts
+    if not ok:
+        _log_difference(caller, f"it has {message.counts}, the server {server}")
+    return SanityAnswer(ok=ok, client=message.counts, server=server)
+
+
+def _log_difference(caller: Caller, what: str) -> None:
+    """One line for a sync that came to nothing, as for a refused request."""
+    log.warning(
+        "sync not kept user=%s device=%s address=%s: the client counts otherwise: %s",
+        caller.user,
+        caller.device,
+        caller.address,
+        what,
+    )
 
 
 def apply_and_commit(
