@@ -39,6 +39,11 @@ class UserFolder:
         """The number of rows of each kind, and the state for which they hold."""
         return self.ours / "counts"
 
+    @cached_property
+    def former_names(self) -> Path:
+        """What decks and notetypes were called before they were renamed."""
+        return self.ours / "former-names"
+
     def brought(self, device: str) -> Path:
         """The reviews that the last sync of an old client brought."""
         return self.ours / f"brought-{device}"

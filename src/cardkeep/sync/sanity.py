@@ -6,7 +6,7 @@ import sqlite3
 
 import msgspec
 
-from cardkeep.collection import counts, header
+from cardkeep.collection import counts, former_names, header
 from cardkeep.collection.header import Header
 from cardkeep.collection.session_file import SessionFile, State
 from cardkeep.errors import BadRequest, Conflict
@@ -117,6 +117,7 @@ def _commit(
         usn, mod = usn + 1, mod + 1
     header.set_synced(db, mod=mod, ls=told, usn=usn)
     brought.remember(file.folder, db, state)
+    former_names.remember(file.folder, state.scm, state.usn, applied.former_names)
     file.write(msgspec.structs.replace(state, committed=told))
     db.execute("COMMIT")
     counts.keep(
