@@ -71,6 +71,52 @@ def test_a_name_taken_on_one_and_given_up_on_the_other(account: Account, two: li
     assert decks[str(old)]["name"] in ("Other name", "Third name")
 
 
+@pytest.mark.official_fails("named differently for good")
+@pytest.mark.parametrize("syncs", ["one sync", "several syncs"])
+def test_a_name_passed_on_to_a_new_object(account: Account, two: list[Device], syncs: str) -> None:
+    """Who hears of it late, after the old one was changed once more, takes it as it is."""
+    old = two[0].add_deck("Name")
+    kind = two[0].add_notetype("Kind")
+    account.settle()
+    teller, listener = two
+
+    def passes() -> None:
+        time.sleep(1.01)
+        if syncs == "several syncs":
+            teller.sync()
+
+    teller.rename_deck(old, "Old name")
+    teller.edit_notetype(kind, name="Old kind")
+    passes()
+    new = teller.add_deck("Name")
+    new_kind = teller.add_notetype("Kind")
+    passes()
+    teller.edit_deck(old, desc="changed once more")
+    teller.edit_notetype(kind, css="changed once more")
+    teller.sync()
+    listener.sync()
+    holds = account.assert_converged()
+    assert [holds["decks"][str(each)]["name"] for each in (old, new)] == ["Old name", "Name"]
+    kinds = [holds["notetypes"][str(each)]["name"] for each in (kind, new_kind)]
+    assert kinds == ["Old kind", "Kind"]
+
+
+@pytest.mark.official_fails("named differently for good", strict=False)
+def test_names_that_are_swapped(account: Account, two: list[Device]) -> None:
+    """Three decks take each other's names in a ring."""
+    teller, listener = two
+    ring = ["A", "B", "C"]
+    decks = [teller.add_deck(name) for name in ring]
+    account.settle()
+    teller.rename_deck(decks[0], "aside")
+    for deck, name in zip(reversed(decks), reversed([*ring[1:], "A"]), strict=True):
+        teller.rename_deck(deck, name)
+    teller.sync()
+    listener.sync()
+    holds = account.assert_converged()
+    assert [holds["decks"][str(deck)]["name"] for deck in decks] == ["B", "C", "A"]
+
+
 @pytest.mark.official_fails("the database check finds cards without a deck", strict=False)
 @pytest.mark.parametrize("deleter", [0, 1])
 def test_a_deck_deleted_while_the_other_adds_a_card_to_it(

@@ -20,7 +20,7 @@ def test_a_whole_sync_between_meta_and_start_hides_nothing(
 ) -> None:
     """What the late one sends reaches the device that synced meanwhile, with no full sync."""
     late, other, third = account.in_sync(release, "24.11", "2.1.54")
-    shared = late.add_note("shared", "note")
+    shared, theirs = late.add_note("shared", "note"), late.add_note("theirs", "note")
     account.settle()
     late.edit_note(shared, "edited by the late one")
     late.answer(late.cards_of(shared)[0])
@@ -32,13 +32,15 @@ def test_a_whole_sync_between_meta_and_start_hides_nothing(
     held.wait()
     quick = other.add_note("quick", "note")
     other.sync()
+    # Of this review the late one hears now, and by its usn it would hear once more.
+    third.answer(third.cards_of(theirs)[0])
     third.sync()
     held.release()
     syncing.result()
     holds = account.assert_converged()
-    assert sorted(map(int, holds["notes"])) == sorted([shared, new, quick])
+    assert sorted(map(int, holds["notes"])) == sorted([shared, theirs, new, quick])
     assert other.note(shared)["fields"][0] == "edited by the late one"
-    assert len(holds["revlog"]) == 1
+    assert len(holds["revlog"]) == 2
     assert "New notetype" in other.notetypes()
 
 

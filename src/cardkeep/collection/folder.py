@@ -75,6 +75,11 @@ class UserFolder:
         """The lines before those."""
         return self.ours / "history.old"
 
+    @cached_property
+    def former_names(self) -> Path:
+        """What decks and notetypes were called before they were renamed."""
+        return self.ours / "former-names"
+
     def brought(self, device: str) -> Path:
         """The reviews that the last sync of an old client brought."""
         return self.ours / f"brought-{device}"

@@ -15,13 +15,10 @@ def ids_since(db: sqlite3.Connection, min_usn: int, *, most: int = -1) -> list[i
     return [row[0] for row in rows]
 
 
-def ids_stamped(db: sqlite3.Connection, ids: Sequence[int], usn: int) -> set[int]:
-    """Those of `ids` that are still as the sync `usn` stored them."""
-    return {
-        row[0]
-        for row in by_id(db, "SELECT id, usn FROM revlog WHERE id IN ({places})", ids)
-        if row[1] == usn
-    }
+def ids_between(db: sqlite3.Connection, first_usn: int, last_usn: int) -> list[int]:
+    """Ids of reviews that the syncs `first_usn` to `last_usn` stored."""
+    rows = db.execute("SELECT id FROM revlog WHERE usn BETWEEN ? AND ?", (first_usn, last_usn))
+    return [row[0] for row in rows]
 
 
 def read(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[tuple[Any, ...]]:

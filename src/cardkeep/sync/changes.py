@@ -2,11 +2,20 @@
 """Notetypes, decks, presets, tags and configuration, both ways (method `applyChanges`)."""
 
 import sqlite3
+from collections.abc import Sequence
 from functools import partial
 
 import msgspec
 
-from cardkeep.collection import config, deck_configs, decks, header, notetypes, tags
+from cardkeep.collection import (
+    config,
+    deck_configs,
+    decks,
+    former_names,
+    header,
+    notetypes,
+    tags,
+)
 from cardkeep.collection.session_file import Kind, SessionFile, State
 from cardkeep.errors import BadRequest
 from cardkeep.messages import ApplyChanges, Caller, Changes
@@ -61,8 +70,8 @@ def _exchange(context: Context, caller: Caller, received: Changes, *, hasty: boo
             now,
         )
         answer = Changes(
-            notetypes=_outgoing_notetypes(db, state, renamed_notetypes),
-            decks=_outgoing_decks(db, state, renamed_decks, gone),
+            notetypes=_outgoing_notetypes(db, file, state, received, renamed_notetypes),
+            decks=_outgoing_decks(db, file, state, received, renamed_decks, gone),
             deck_configs=deck_configs.since(db, state.min_usn),
             tags=tags.since(db, state.min_usn),
             conf=None if state.local_newer else config.read(db),
@@ -155,25 +164,50 @@ def _deleted_decks(db: sqlite3.Connection, file: SessionFile) -> set[int]:
 
 
 def _outgoing_notetypes(
-    db: sqlite3.Connection, state: State, renamed: list[Renamed]
+    db: sqlite3.Connection,
+    file: SessionFile,
+    state: State,
+    received: Changes,
+    renamed: list[Renamed],
 ) -> list[Notetype]:
     found = {one.id: one for one in notetypes.since(db, state.min_usn)}
+    former = _former_names(file, state, "notetypes", received.notetypes, len(found) + len(renamed))
     for change in renamed:
-        found[change.id] = msgspec.structs.replace(
-            _existing_notetype(db, change.id), name=change.name, mtime_secs=change.mtime
-        )
-    return sending_order(found.values())
+        own = _existing_notetype(db, change.id)
+        former.setdefault(own.id, own.name)
+        found[own.id] = msgspec.structs.replace(own, name=change.name, mtime_secs=change.mtime)
+    return sending_order(found.values(), former)
 
 
 def _outgoing_decks(
-    db: sqlite3.Connection, state: State, renamed: list[Renamed], gone: set[int]
+    db: sqlite3.Connection,
+    file: SessionFile,
+    state: State,
+    received: Changes,
+    renamed: list[Renamed],
+    gone: set[int],
 ) -> list[Deck]:
     found = {one.id: one for one in decks.since(db, state.min_usn) if one.id not in gone}
+    former = _former_names(file, state, "decks", received.decks, len(found) + len(renamed))
     for change in renamed:
-        found[change.id] = msgspec.structs.replace(
-            _existing_deck(db, change.id), name=change.name, mtime_secs=change.mtime
-        )
-    return sending_order(found.values())
+        own = _existing_deck(db, change.id)
+        former.setdefault(own.id, own.name)
+        found[own.id] = msgspec.structs.replace(own, name=change.name, mtime_secs=change.mtime)
+    return sending_order(found.values(), former)
+
+
+def _former_names(
+    file: SessionFile,
+    state: State,
+    kind: str,
+    received: Sequence[Deck] | Sequence[Notetype],
+    outgoing: int,
+) -> dict[int, str]:
+    """Names under which the client knows objects that have other ones here."""
+    if outgoing < 2:
+        return {}  # no other one to be in the way of
+    former = former_names.since(file.folder, state.scm, state.min_usn, kind)
+    return former | {one.id: one.name for one in received}
 
 
 def _existing_notetype(db: sqlite3.Connection, ntid: int) -> Notetype:

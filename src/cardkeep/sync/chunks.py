@@ -83,11 +83,11 @@ def _work_out(
             graves = journal.graves(body)
             note_ids = _without(note_ids, graves.notes)
             card_ids = _without(card_ids, graves.cards)
-    own = brought.by_lost_sync(context.library.folder(caller.user), db, state)
-    review_ids = [one for one in revlog.ids_since(db, state.min_usn) if one not in own]
+    had = brought.had_already(context.library.folder(caller.user), db, state)
+    review_ids = [one for one in revlog.ids_since(db, state.min_usn) if one not in had]
     ids = [*sorted(note_ids), *sorted(card_ids), *sorted(review_ids)]
     outgoing = Outgoing(len(note_ids), len(card_ids), len(review_ids))
-    return outgoing, len(own), ids
+    return outgoing, len(had), ids
 
 
 def _without(ids: Collection[int], gone: Sequence[int]) -> set[int]:

@@ -24,6 +24,7 @@ from cardkeep.collection import (
     revlog,
     tags,
 )
+from cardkeep.collection.former_names import Former
 from cardkeep.collection.session_file import Kind, SessionFile, State
 from cardkeep.records import deck, deck_config, notetype
 from cardkeep.records.names import free_name
@@ -66,6 +67,7 @@ class Applying(msgspec.Struct):
     deck_configs: Tally = msgspec.field(default_factory=Tally)
     tags: Tally = msgspec.field(default_factory=Tally)
     new_deck_names: bool = False
+    former_names: list[Former] = msgspec.field(default_factory=list)
     sort_indexes: Mapping[int, int] = msgspec.field(default_factory=dict)
 
 
@@ -142,6 +144,7 @@ def _sort_indexes(applying: Applying) -> Mapping[int, int]:
 def _apply_notetypes(applying: Applying, changes: JournaledChanges) -> None:
     db, usn = applying.db, applying.usn
     for own in changes.renamed_notetypes:
+        _note_former_name(applying, "notetypes", own.id, own.name)
         notetypes.rename(db, own.id, own.name, mtime=own.mtime, usn=usn)
         applying.notetypes.changed += 1
     won = []
@@ -150,6 +153,7 @@ def _apply_notetypes(applying: Applying, changes: JournaledChanges) -> None:
         if stored and server_keeps(*stored, received.mtime_secs, applying.min_usn):
             continue
         if stored:
+            _note_former_name(applying, "notetypes", received.id, received.name)
             # Out of the way of another one that takes its old name in this very sync.
             notetypes.rename(db, received.id, _aside(received.id), mtime=stored[0], usn=usn)
         won.append((received, stored))
@@ -165,6 +169,7 @@ def _apply_notetypes(applying: Applying, changes: JournaledChanges) -> None:
 def _apply_decks(applying: Applying, changes: JournaledChanges) -> None:
     db, usn = applying.db, applying.usn
     for own in changes.renamed_decks:
+        _note_former_name(applying, "decks", own.id, own.name)
         decks.rename(db, own.id, own.name, mtime=own.mtime, usn=usn)
         applying.decks.changed += 1
     named = []
@@ -181,6 +186,7 @@ def _apply_decks(applying: Applying, changes: JournaledChanges) -> None:
         if kept.name == stored.name:
             decks.replace(db, kept)
             continue
+        _note_former_name(applying, "decks", kept.id, kept.name)
         # Out of the way of another one that takes its old name in this very sync.
         decks.rename(db, stored.id, _aside(stored.id), mtime=stored.mtime_secs, usn=usn)
         named.append(kept)
@@ -207,6 +213,13 @@ def _apply_deck_configs(applying: Applying, changes: JournaledChanges) -> None:
 def _count(tally: Tally, *, new: bool) -> None:
     tally.added += new
     tally.changed += not new
+
+
+def _note_former_name(applying: Applying, kind: str, object_id: int, name: str) -> None:
+    """To be called before the object is given `name`."""
+    row = applying.db.execute(f"SELECT name FROM {kind} WHERE id = ?", (object_id,)).fetchone()
+    if row is not None and row[0] != name:
+        applying.former_names.append(Former(kind, object_id, row[0]))
 
 
 def _aside(object_id: int) -> str:

@@ -6,8 +6,10 @@ the server's own gives way, before it is sent: the client then stores it under i
 name, and every device ends up with the same two names.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
+
+from msgspec import structs
 
 from cardkeep.records.deck import Deck
 from cardkeep.records.names import free_name
@@ -43,18 +45,43 @@ def make_way(
     return given
 
 
-def sending_order(objects: Iterable[N]) -> list[N]:
+def sending_order(objects: Iterable[N], former: Mapping[int, str]) -> list[N]:
     """Objects so that a client can store them one by one without two having one name.
 
-    What changed earlier goes first; but one that gave its name away (`Name+`) goes
-    before the one that took it, since the client still has it under the old name.
+    `former` has the names under which the client knows objects, by id, where they differ. An
+    object goes before the one that took its name. In a ring of names one object goes twice,
+    first under a name that nobody has; a client takes it again since its time is the same.
+
+    Of renames that nobody wrote down there is only this to see: one that gave its name away
+    (`Name+`) goes before the one that took it, and else what changed earlier goes first.
     """
-    found = sorted(objects, key=lambda one: (one.usn, one.mtime_secs, one.id))
+    found: list[N] = sorted(objects, key=lambda one: (one.usn, one.mtime_secs, one.id))
     names = {fold(one.name) for one in found}
     gave_way = [one for one in found if _base_in(fold(one.name), names)]
     gave_way.sort(key=lambda one: len(one.name), reverse=True)
     first = {one.id for one in gave_way}
-    return gave_way + [one for one in found if one.id not in first]
+    rest = [one for one in found if one.id not in first]
+    return _after_former_holders(gave_way + rest, former)
+
+
+def _after_former_holders(objects: Sequence[N], former: Mapping[int, str]) -> list[N]:
+    """The same in another order, with some twice."""
+    holders = {fold(former[one.id]): one for one in objects if one.id in former}
+    ordered: list[N] = []
+    done: set[int] = set()
+    for one in objects:
+        waiting: dict[int, N] = {}
+        next_one: N | None = one
+        while next_one is not None and next_one.id not in done:
+            if next_one.id in waiting:
+                ordered.append(structs.replace(next_one, name=f"{next_one.name} {next_one.id}"))
+                break
+            waiting[next_one.id] = next_one
+            holder = holders.get(fold(next_one.name))
+            next_one = None if holder is None or holder.id == next_one.id else holder
+        ordered += reversed(waiting.values())
+        done |= waiting.keys()
+    return ordered
 
 
 def _base_in(name: str, names: Collection[str]) -> bool:

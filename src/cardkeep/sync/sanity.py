@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Comparing counts, and the commit (method `sanityCheck2`)."""
 
+import logging
 import sqlite3
 
 import msgspec
 
 from cardkeep.backups import shrink
 from cardkeep.backups.snapshot import Reason
-from cardkeep.collection import counts, header
+from cardkeep.collection import counts, former_names, header
 from cardkeep.collection.header import Header
 from cardkeep.collection.session_file import SessionFile, State
 from cardkeep.errors import BadRequest, Conflict
@@ -15,6 +16,8 @@ from cardkeep.messages import Caller, Counts, SanityAnswer, SanityCheck
 from cardkeep.sync import brought, commit, mending, record, session
 from cardkeep.sync.causes import cause
 from cardkeep.sync.context import Context
+
+log = logging.getLogger("cardkeep.sync")
 
 
 async def sanity_check(context: Context, caller: Caller, message: SanityCheck) -> SanityAnswer:
@@ -34,10 +37,25 @@ def _check(context: Context, caller: Caller, message: SanityCheck) -> SanityAnsw
         if message.counts is None:
             # A legacy client whose own check failed says so.
             file.write(msgspec.structs.replace(state, closed=True))
+            _log_difference(caller, "its own check failed")
             return SanityAnswer(ok=False)
         server = apply_and_commit(context, caller, db, file, state, expected=message.counts)
     context.library.settle(caller.user)
-    return SanityAnswer(ok=server == message.counts, client=message.counts, server=server)
+    ok = server == message.counts
+    if not ok:
+        _log_difference(caller, f"it has {message.counts}, the server {server}")
+    return SanityAnswer(ok=ok, client=message.counts, server=server)
+
+
+def _log_difference(caller: Caller, what: str) -> None:
+    """One line for a sync that came to nothing, as for a refused request."""
+    log.warning(
+        "sync not kept user=%s device=%s address=%s: the client counts otherwise: %s",
+        caller.user,
+        caller.device,
+        caller.address,
+        what,
+    )
 
 
 def apply_and_commit(
@@ -120,6 +138,7 @@ def _commit(
         usn, mod = usn + 1, mod + 1
     header.set_synced(db, mod=mod, ls=told, usn=usn)
     brought.remember(file.folder, db, state)
+    former_names.remember(file.folder, state.scm, state.usn, applied.former_names)
     file.write(msgspec.structs.replace(state, committed=told))
     db.execute("COMMIT")
     counts.keep(
