@@ -75,6 +75,11 @@ class UserFolder:
         """The lines before those."""
         return self.ours / "history.old"
 
+    @cached_property
+    def lost_usns(self) -> Path:
+        """Usns that were given out by later states, which a backup put an end to."""
+        return self.ours / "lost-usns"
+
     def brought(self, device: str) -> Path:
         """The reviews that the last sync of an old client brought."""
         return self.ours / f"brought-{device}"

@@ -309,9 +309,9 @@ def _member(info: tarfile.TarInfo, extended: dict[str, str]) -> Member:
 
 def _is_path(path: str) -> bool:
     """Whether it stays within the folder in which it is unpacked, on this system."""
-    return len(path) <= _LONGEST_PATH and "\0" not in path and not {"", ".", ".."} & {
-        *path.split("/")
-    }
+    return (
+        len(path) <= _LONGEST_PATH and "\0" not in path and not {"", ".", ".."} & {*path.split("/")}
+    )
 
 
 class _Frame:
