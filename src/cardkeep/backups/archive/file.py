@@ -93,19 +93,27 @@ def _told(what: str) -> Iterator[None]:
 def workplace(folder: Path) -> Iterator[Path]:
     """A private folder in `folder`, gone at the end; so are those of killed processes."""
     sweep(folder)
-    while True:
-        place = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=folder))
-        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-        with contextlib.suppress(OSError):  # no locks on this file system
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if place.exists():
-            break
-        os.close(descriptor)  # swept before it was locked
+    place, lock = _claimed(folder)
     try:
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
-        os.close(descriptor)
+        os.close(lock)
+
+
+def _claimed(folder: Path) -> tuple[Path, int]:
+    """A new folder, and a lock on it, by which others see that it is in use."""
+    while True:
+        place = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=folder))
+        try:
+            lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue  # swept before it was locked
+        with contextlib.suppress(OSError):  # no locks on this file system, so nobody sweeps
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if place.exists():
+            return place, lock
+        os.close(lock)
 
 
 def sweep(folder: Path) -> None:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A user's media files, each with the bytes that one state of the index lists.
+"""A user's media files, each with the bytes that an index lists, though devices go on uploading.
 
-Devices go on uploading while the files are read. A file that was replaced or deleted since has
-its old bytes in the trash; one that an upload is just putting in place settles in a moment. So
-the bytes are compared with the index's checksum before they go into the backup, and looked for
-where else they may be. What is found nowhere is said.
+The index is copied first, then the files are read, and their bytes compared with its checksums.
+For a file that is another one by then, the live index tells why. It was replaced: then its new
+bytes are taken, and entered in the copy as a later change. It was deleted: so it is in the copy.
+An upload is just putting it in its place: that takes a moment. What is not to be had in any of
+these ways is said.
 """
 
 import contextlib
@@ -28,11 +29,16 @@ from cardkeep.messages import ByteSource
 #: Files up to this size are held in memory; longer ones are read twice, the second time mostly
 #: from the system's cache.
 HELD = 4 * 1024 * 1024
+
 # Seconds between looks for a file that is not as it is listed, and for how long in all a user's
 # files are waited for: where many are lost, waiting for each would take for ever.
 _WAITS = (0.0, 0.1, 0.3, 1.0)
 _PATIENCE = 10.0
+# How often a file is followed that is replaced again and again.
+_REPLACED = 20
 _CHECKSUM = re.compile("[0-9a-f]{40}")
+# Bytes that a killed upload replaced, until the next request puts them back.
+_BEING_REPLACED = ".replaced"
 
 
 class Found(NamedTuple):
@@ -43,37 +49,49 @@ class Found(NamedTuple):
     mtime: float
 
 
-class MediaFiles:
-    """The files of one user, as a private copy of the index lists them; `None` lists none."""
+class Indexes(NamedTuple):
+    """The index in use, and the private copy that goes into the backup, which is `file`."""
 
-    def __init__(self, user_folder: Path, connection: sqlite3.Connection | None) -> None:
-        self._connection = connection
-        self._media = _Folder(user_folder / "media")
+    live: sqlite3.Connection
+    copy: sqlite3.Connection
+    file: Path
+
+
+class MediaFiles:
+    """The files of one user; without indexes none is listed."""
+
+    def __init__(self, user_folder: Path, indexes: Indexes | None) -> None:
+        self._indexes = indexes
+        media, own = user_folder / "media", user_folder / ".cardkeep"
+        self._media = _Folder(media)
         # The second is there if `media/` is, or was, on another file system.
-        self._trashes = (
-            _Folder(user_folder / ".cardkeep" / "trash"),
-            _Folder(user_folder / "media" / ".cardkeep-trash"),
-        )
+        self._trashes = (_Folder(own / "trash"), _Folder(media / ".cardkeep-trash"))
+        self._incoming = (_Folder(own / "incoming"), _Folder(media / ".cardkeep-incoming"))
         self._patience = _PATIENCE
 
     def close(self) -> None:
         """Gives back the folders."""
-        for folder in (self._media, *self._trashes):
+        for folder in (self._media, *self._trashes, *self._incoming):
             folder.close()
 
     def listed(self) -> Iterator[Found]:
-        """Every file of the index, with exactly the bytes that are listed. To be closed."""
-        if self._connection is None:
+        """Every file of the index. Afterwards the copy lists just what was found, and what was not.
+
+        Each source is to be closed.
+        """
+        if self._indexes is None:
             return
-        for page in index.stored_files(self._connection):
+        for page in index.stored_files(self._indexes.copy):
             for name, listed in page:
-                yield self._find(name, listed)
+                if found := self._find(self._indexes, name, listed):
+                    yield found
 
     def unlisted(self) -> Iterator[Found]:
-        """Files in the folder that the index does not list: neither server looks at them."""
+        """Files in the folder that the copy does not list: neither server looks at them."""
+        copy = self._indexes.copy if self._indexes else None
         seen: set[str] = set()
         for names in _in_pages(self._media.names(), index.MAX_NAMES):
-            known = index.entries(self._connection, names) if self._connection else {}
+            known = index.entries(copy, names) if copy else {}
             for name in names:
                 entry = known.get(name)
                 # A folder that changes while it is read may show a name twice.
@@ -90,19 +108,59 @@ class MediaFiles:
                     seen.add(name)
                     yield from _opened(folder, name)
 
-    def _find(self, name: str, listed: Fingerprint) -> Found:
-        for wait in _WAITS:
-            if wait > self._patience:
+    # --- a file that is listed ----------------------------------------------------------
+
+    def _find(self, indexes: Indexes, name: str, listed: Fingerprint) -> Found | None:
+        """None if it is deleted or forgotten by now."""
+        wanted = listed
+        waits = iter(_WAITS)
+        for _ in range(_REPLACED):
+            if source := _checked(self._media.open(name), wanted):
+                if wanted != listed:
+                    _note(indexes.copy, name, wanted)
+                return Found(name, source, self._media.mtime(name))
+            entry = index.entries(indexes.live, [name]).get(name)
+            if entry is None:
+                # Without a trace: no device is to take it for a deletion.
+                index.forget(indexes.copy, [name])
+                index.recount(indexes.copy)
+                return None
+            if not entry.size:
+                _note(indexes.copy, name, None)
+                return None
+            if (entry.sha1, entry.size) != wanted:
+                wanted = Fingerprint(entry.sha1, entry.size)
+            elif not self._wait(waits):
                 break
-            self._patience -= wait
-            time.sleep(wait)
-            places = [(self._media, name)]
-            places += [(trash, listed.sha1.hex()) for trash in self._trashes]
-            for folder, file in places:
-                source = folder.open(file)
-                if source is not None and (checked := _checked(source, listed)):
-                    return Found(name, checked, folder.mtime(file))
+        return self._find_elsewhere(name, listed)
+
+    def _wait(self, waits: Iterator[float]) -> bool:
+        """False if it is no use waiting longer."""
+        wait = next(waits, None)
+        if wait is None or wait > self._patience:
+            return False
+        self._patience -= wait
+        time.sleep(wait)
+        return True
+
+    def _find_elsewhere(self, name: str, listed: Fingerprint) -> Found:
+        for folder in self._trashes:
+            file = listed.sha1.hex()
+            if source := _checked(folder.open(file), listed):
+                return Found(name, source, folder.mtime(file))
+        for folder in self._incoming:
+            for file in folder.names():
+                if file.endswith(_BEING_REPLACED) and (
+                    source := _checked(folder.open(file), listed)
+                ):
+                    return Found(name, source, folder.mtime(file))
         return Found(name, None, 0)
+
+
+def _note(copy: sqlite3.Connection, name: str, bytes_: Fingerprint | None) -> None:
+    """Enters into the copy what happened to a file since it was made."""
+    merged = index.merge(index.totals(copy), index.entries(copy, [name]), [(name, bytes_)])
+    index.write(copy, merged, int(time.time()))
 
 
 class _Folder:
@@ -127,7 +185,7 @@ class _Folder:
         return time.time()
 
     def names(self) -> Iterator[str]:
-        """Plain files whose names are text; those of an upload under way are in a folder."""
+        """Plain files whose names are text."""
         if self._descriptor < 0:
             return
         with os.scandir(self._path) as found:
@@ -169,17 +227,19 @@ class _Held:
         self._data.close()
 
 
-def _checked(source: FileSource, listed: Fingerprint) -> ByteSource | None:
-    """The bytes, if they are those that are listed; else the source is closed."""
-    if source.size == listed.size:
+def _checked(source: FileSource | None, wanted: Fingerprint) -> ByteSource | None:
+    """The bytes, if they are those that are wanted; else the source is closed."""
+    if source is None:
+        return None
+    if source.size == wanted.size:
         if source.size <= HELD:
             with contextlib.closing(source):
                 data = whole(source)
-            return _Held(data) if hashlib.sha1(data).digest() == listed.sha1 else None
+            return _Held(data) if hashlib.sha1(data).digest() == wanted.sha1 else None
         checksum = hashlib.sha1()
         while piece := source.read(PIECE):
             checksum.update(piece)
-        if checksum.digest() == listed.sha1:
+        if checksum.digest() == wanted.sha1:
             source.rewind()
             return source
     source.close()

@@ -219,7 +219,6 @@ class _Unpacker:
 
     def unpack(self, reader: BackupReader, *, only: str | None = None) -> None:
         """Everything, or one user's things. Raises BackupError, DamagedBackup."""
-        folders: list[tuple[Path, float]] = []
         for member in reader:
             if only not in (None, member.parts[0]):
                 continue
@@ -227,15 +226,12 @@ class _Unpacker:
             try:
                 if member.is_folder:
                     self.folder(path)
-                    folders.append((path, member.mtime))
                 else:
                     self.make_room(member.size)
                     self.folder(path.parent)
                     self.file(path, reader.pieces(), member.mtime)
             except FileExistsError:
                 raise DamagedBackup(f"it holds {member.path!r} twice") from None
-        for path, mtime in reversed(folders):
-            os.utime(path, (mtime, mtime))
 
     def make_room(self, size: int) -> None:
         """Raises BackupError if a file of this size would fill the disk."""

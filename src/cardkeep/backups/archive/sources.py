@@ -15,15 +15,13 @@ Indexes of media and the accounts are small: they are copied aside (SQLite's bac
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from cardkeep.accounts import database as accounts_database
 from cardkeep.collection import counts, database, header, whole
 from cardkeep.collection.folder import UserFolder
-from cardkeep.media import index
 from cardkeep.messages import ByteSource, Counts
 
 # Seconds between looks at a log that others keep from being emptied; then it is copied.
@@ -132,27 +130,10 @@ class _AsItLies:
 
 
 @contextmanager
-def copy_of_index(path: Path, spool: Path) -> Iterator[Path]:
-    """A private copy of a media index, gone at the end.
-
-    Raises FileNotFoundError if there is none, Unavailable and sqlite3.DatabaseError if it cannot
-    be read.
-    """
-    with _copy(lambda: index.connect(path), spool) as private:
-        yield private
-
-
-@contextmanager
-def copy_of_accounts(path: Path, spool: Path) -> Iterator[Path]:
-    """A private copy of the accounts, gone at the end."""
-    with _copy(lambda: accounts_database.connect(path), spool) as private:
-        yield private
-
-
-@contextmanager
-def _copy(connect: Callable[[], sqlite3.Connection], spool: Path) -> Iterator[Path]:
+def copied(live: sqlite3.Connection, spool: Path) -> Iterator[Path]:
+    """A private copy of a small database as it is now, gone at the end."""
     with tempfile.NamedTemporaryFile(dir=spool, prefix="body-", suffix=".db") as file:
-        with closing(connect()) as live, closing(sqlite3.connect(file.name)) as private:
+        with closing(sqlite3.connect(file.name)) as private:
             # Nobody else knows of it, and it need not outlive this process.
             private.execute("PRAGMA journal_mode = OFF")
             private.execute("PRAGMA synchronous = OFF")

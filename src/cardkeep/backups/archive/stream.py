@@ -183,7 +183,7 @@ class TarReader:
     def pieces(self) -> Iterator[bytes]:
         """What is left of the present member's bytes."""
         while self._left:
-            piece = self._read(min(self._left, PIECE))
+            piece = self._exactly(min(self._left, PIECE))
             self._left -= len(piece)
             self._checksum.update(piece)
             yield piece

@@ -10,8 +10,8 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -19,9 +19,10 @@ from typing import BinaryIO
 import msgspec
 
 import cardkeep
+from cardkeep.accounts import database as accounts_database
 from cardkeep.accounts.database import FILE as ACCOUNTS
 from cardkeep.backups.archive import sources
-from cardkeep.backups.archive.media import HELD, Found, MediaFiles, is_text, whole
+from cardkeep.backups.archive.media import HELD, Found, Indexes, MediaFiles, is_text, whole
 from cardkeep.backups.archive.records import (
     CONTENTS,
     FORMAT,
@@ -33,6 +34,7 @@ from cardkeep.backups.archive.records import (
     encode,
 )
 from cardkeep.backups.archive.stream import LEVEL, TarWriter, ignore
+from cardkeep.collection import database
 from cardkeep.collection.folder import UserFolder
 from cardkeep.errors import BackupError, Unavailable
 from cardkeep.media import index
@@ -136,10 +138,17 @@ class _Backup:
 
     def accounts(self) -> bool:
         path = self._base / ACCOUNTS
-        with ExitStack() as stack:
-            if path.exists():
-                self._database("the accounts", ACCOUNTS, path, sources.copy_of_accounts, stack)
-            return path.exists()
+        if not path.exists():
+            return False
+        try:
+            with (
+                closing(accounts_database.connect(path)) as live,
+                sources.copied(live, self._spool) as copy,
+            ):
+                self._file(ACCOUNTS, copy.parent, copy.name, _mtime(path))
+        except sqlite3.DatabaseError as error:
+            self._take_as_it_lies("the accounts", ACCOUNTS, path, error)
+        return True
 
     def user(self, name: str) -> UserContents:
         folder = UserFolder(self._base / name)
@@ -174,64 +183,55 @@ class _Backup:
             )
 
     def _media(self, name: str, folder: UserFolder, contents: UserContents) -> UserContents:
+        path, database_path = f"{name}/media", folder.root / "media.db"
         with ExitStack() as stack:
-            connection = self._index(name, folder, stack)
-            if connection is None and not (folder.root / "media").is_dir():
-                return contents
-            files = stack.enter_context(closing(MediaFiles(folder.root, connection)))
-            self._folder(f"{name}/media", folder.root / "media")
+            opened = self._open_index(name, database_path, stack)
+            files = stack.enter_context(closing(MediaFiles(folder.root, opened)))
+            self._folder(path, folder.root / "media")
             count = size = 0
             for found in files.listed():
-                if taken := self._found(f"{name}/media", found):
+                if taken := self._found(path, found):
                     count, size = count + 1, size + taken
                 else:
                     self.problem(f"media file {found.name!r} of {name} is not there as listed")
             for found in files.unlisted():
-                self._found(f"{name}/media", found)
+                self._found(path, found)
+            # After the media, so that what is deleted while they are read is found here or there.
             trash = self._trash(name, folder, files)
+            if opened:
+                opened.copy.close()
+                file = opened.file
+                self._file(f"{name}/media.db", file.parent, file.name, _mtime(database_path))
         return msgspec.structs.replace(contents, media_files=count, media_bytes=size, trash=trash)
 
     def _trash(self, name: str, folder: UserFolder, files: MediaFiles) -> int:
-        """Comes last, so that what is deleted while the media are read is found here or there."""
         path, count = f"{name}/.cardkeep/trash", 0
         self._folder(path, folder.ours / "trash")
         for count, found in enumerate(files.trash(), start=1):  # noqa: B007
             self._found(path, found)
         return count
 
-    def _index(self, name: str, folder: UserFolder, stack: ExitStack) -> sqlite3.Connection | None:
-        """Adds the index to the backup, and opens the state that was added."""
-        path = folder.root / "media.db"
-        if not path.exists():
-            return None
-        copy = self._database(
-            f"the media index of {name}",
-            f"{name}/{path.name}",
-            path,
-            sources.copy_of_index,
-            stack,
-        )
-        return stack.enter_context(closing(index.connect_resting(copy))) if copy else None
-
-    def _database(
-        self,
-        what: str,
-        member: str,
-        path: Path,
-        copy_of: Callable[[Path, Path], AbstractContextManager[Path]],
-        stack: ExitStack,
-    ) -> Path | None:
-        """Adds a small database, and gives the private copy that was added; None if damaged."""
+    def _open_index(self, name: str, path: Path, stack: ExitStack) -> Indexes | None:
+        """None if there is none, or a damaged one."""
         try:
-            copy = stack.enter_context(copy_of(path, self._spool))
-        except (sqlite3.DatabaseError, Unavailable) as error:
-            if isinstance(error, sqlite3.DatabaseError) and not sources.is_damage(error):
-                raise BackupError(f"{path} cannot be read: {error}") from error
-            self.problem(f"{what}: {path.name} is damaged ({error}); it is taken as it lies")
-            self._file(member, path.parent, path.name, _mtime(path))
+            live = stack.enter_context(closing(index.connect(path)))
+            file = stack.enter_context(sources.copied(live, self._spool))
+            copy = stack.enter_context(closing(database.connect_private(file)))
+            index.totals(copy)
+        except FileNotFoundError:
             return None
-        self._file(member, copy.parent, copy.name, _mtime(path))
-        return copy
+        except (sqlite3.DatabaseError, Unavailable) as error:
+            what = f"the media index of {name}"
+            self._take_as_it_lies(what, f"{name}/{path.name}", path, error)
+            return None
+        return Indexes(live, copy, file)
+
+    def _take_as_it_lies(self, what: str, member: str, path: Path, error: Exception) -> None:
+        """A damaged database; raises BackupError for one that is locked, or a broken disk."""
+        if isinstance(error, sqlite3.DatabaseError) and not sources.is_damage(error):
+            raise BackupError(f"{path} cannot be read: {error}") from error
+        self.problem(f"{what}: {path.name} is damaged ({error}); it is taken as it lies")
+        self._file(member, path.parent, path.name, _mtime(path))
 
     def _found(self, folder: str, found: Found) -> int:
         """Adds a file; its bytes in all, 0 if there are none."""
