@@ -42,12 +42,18 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    """Ana has everything, Ben a new collection; both have accounts, and a third nothing yet."""
-    base = tmp_path / "base"
+@pytest.fixture(scope="session")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `base`, made once."""
+    base = tmp_path_factory.mktemp("filled") / "base"
     fill(base)
     return base
+
+
+@pytest.fixture
+def base(filled: Path, tmp_path: Path) -> Path:
+    """Ana has everything, Ben a new collection; both have accounts, and a third nothing yet."""
+    return shutil.copytree(filled, tmp_path / "base")
 
 
 def fill(base: Path) -> None:
