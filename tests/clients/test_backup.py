@@ -3,6 +3,7 @@
 
 import hashlib
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -36,6 +37,8 @@ def restored(
 
 def listed(folder: Path) -> dict[str, str]:
     """SHA-1 of each media file that the index has, by name."""
+    if not (folder / "media.db").exists():
+        return {}
     with closing(sqlite3.connect(folder / "media.db")) as index:
         rows = index.execute("SELECT fname, hex(csum) FROM media WHERE size > 0").fetchall()
         assert index.execute("SELECT total_nonempty_files FROM meta").fetchone() == (len(rows),)
@@ -255,3 +258,29 @@ def test_devices_sync_while_the_backup_is_made(lone_account: Account, tmp_path: 
             assert newcomer.damage() == []
             assert before < {*map(str, newcomer.notes())} <= holds
             assert newcomer.media() == listed(server.folder(account.user))
+
+
+def test_without_cardkeep_the_official_server_goes_on(
+    lone_account: Account, tmp_path: Path
+) -> None:
+    """What `tar --zstd -xf` makes of a backup is a data folder: devices log in and sync on."""
+    account = lone_account
+    devices = account.in_sync("26.9.3", "2.1.54")
+    made = [work(device, f"before {number}") for number, device in enumerate(devices)]
+    for device in devices * 2:
+        device.sync().sync_media()
+    made.append(work(devices[0], "unsent"))
+    file = back_up(account, tmp_path / "b.tar.zst")
+    base = tmp_path / "unpacked"
+    base.mkdir()
+    subprocess.run(["tar", "--zstd", "-xf", file, "-C", base], check=True)
+    with running("official", base=base) as server:
+        before, account.server = account.server, server
+        for device in devices:
+            device.log_in(server, account.user)
+        for device in devices * 2:
+            device.sync().sync_media()
+        holds = account.assert_converged()
+        account.server = before
+    assert sorted(map(int, holds["notes"])) == sorted(made)
+    assert len(devices[0].media()) == len(devices[1].media()) == len(made)

@@ -52,9 +52,9 @@ def leave_out(folder: UserFolder, before: Header, first: int) -> None:
     Not flushed: for a folder that is not in use yet.
     """
     gaps = [*_read(folder), _Gap(before.scm, before.usn, first)]
-    folder.make()
-    folder.lost_usns.write_bytes(msgspec.json.encode(gaps))
-    folder.lost_usns.chmod(0o600)
+    descriptor = folder.open_own(folder.lost_usns, os.O_WRONLY | os.O_TRUNC)
+    with open(descriptor, "wb") as file:  # noqa: PTH123 (a descriptor)
+        file.write(msgspec.json.encode(gaps))
 
 
 def is_lost(folder: UserFolder, usn: int, server: Header) -> bool:

@@ -2,6 +2,7 @@
 """A backup holds the data folder as it is, and a restore makes the same folder of it."""
 
 import hashlib
+import json
 import os
 import shutil
 import sqlite3
@@ -443,10 +444,15 @@ def restored(base: Path, file: Path, target: Path) -> Read:
 
 def test_the_restored_folder_is_the_same(base: Path, file: Path, target: Path) -> None:
     """But for what belonged to the running server, and the numbers that devices go on with."""
-    restored(base, file, target)
+    found = restored(base, file, target)
     before, after = tree(base), tree(target)
-    for path in ("ana/.cardkeep/lost-usns", "ben/.cardkeep/lost-usns"):
-        del after[path]
+    for user in ("ana", "ben"):
+        del after[f"{user}/.cardkeep/lost-usns"]
+        history = after.pop(f"{user}/.cardkeep/history") or b""
+        last = json.loads(history.splitlines()[-1])
+        assert last["note"] == f"backup of {found.manifest.made}"
+        written = before.pop(f"{user}/.cardkeep/history", b"") or b""
+        assert history.startswith(written)
     live = (".cardkeep", "session", "journal", "counts", "incoming", "brought-", "notice.")
     left_out = {
         path

@@ -25,6 +25,8 @@ _ASIDE = ".cardkeep-backup-"
 # What is written is brought to disk in steps, lest one flush at the end stops everybody else on
 # the same disk for its time, and is not left to push others' files out of memory.
 _FLUSH_AFTER = 32 * 1024 * 1024
+# For what it shares between processes that have a database open: 32 KiB for each.
+_SQLITE_NEEDS = 256 * 1024
 
 
 def save(base: Path, file: Path, show: Show, *, level: int = LEVEL) -> Read:
@@ -35,7 +37,7 @@ def save(base: Path, file: Path, show: Show, *, level: int = LEVEL) -> Read:
     """
     if file.exists() and not file.is_file():
         raise BackupError(f"{file} is there and is no file")
-    with _told(f"{file} cannot be made"), workplace(file.parent) as place:
+    with _told(f"{file} cannot be made", base), workplace(file.parent) as place:
         aside = place / file.name
         with aside.open("xb", buffering=0) as output:
             aside.chmod(0o600)
@@ -50,7 +52,10 @@ def save(base: Path, file: Path, show: Show, *, level: int = LEVEL) -> Read:
 
 def stream(base: Path, output: BinaryIO, show: Show, *, level: int = LEVEL) -> Contents:
     """Backs the data folder up to a pipe; whoever reads it is to verify it."""
-    with _told("the backup cannot be written"), workplace(Path(tempfile.gettempdir())) as place:
+    with (
+        _told("the backup cannot be written", base),
+        workplace(Path(tempfile.gettempdir())) as place,
+    ):
         with show("writing", estimate(base, folders_in(base))) as progress:
             contents = write(base, output, place, level=level, progress=progress)
         output.flush()
@@ -80,13 +85,22 @@ def named(file: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
+def _told(what: str, base: Path | None = None) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
         raise
-    except (OSError, sqlite3.Error) as error:
+    except OSError as error:
         raise BackupError(f"{what}: {error}") from error
+    except sqlite3.Error as error:
+        raise BackupError(f"{what}: {error}{_hint(base)}") from error
+
+
+def _hint(base: Path | None) -> str:
+    """SQLite speaks of the disk's input and output then."""
+    if base is not None and shutil.disk_usage(base).free < _SQLITE_NEEDS:
+        return f"; the disk of {base} is full, and to read databases takes some room on it"
+    return ""
 
 
 @contextlib.contextmanager

@@ -33,8 +33,9 @@ from cardkeep.backups.archive.read import BackupReader, Read
 from cardkeep.backups.archive.records import Manifest
 from cardkeep.backups.archive.sources import is_damage
 from cardkeep.backups.base_lock import UNFINISHED
+from cardkeep.backups.history import History, Kind, Row
 from cardkeep.collection import database, header
-from cardkeep.collection.folder import UserFolder
+from cardkeep.collection.folder import UserFolder, give_to_owner
 from cardkeep.errors import BackupError, DamagedBackup, Unavailable
 from cardkeep.media import index
 
@@ -115,7 +116,7 @@ def _unpack_aside(place: Path, reader: BackupReader, base: Path) -> None:
     unpacker.folder(unpacking)
     unpacker.unpack(reader)
     for user in reader.manifest.users:
-        _carry_on(UserFolder(unpacking / user), unpacker)
+        _carry_on(UserFolder(unpacking / user), reader.manifest)
     unpacker.file(place / _IDENTITY, [reader.manifest.id.encode()], time.time())
     _flush_all(place)
     unpacking.rename(place / _UNPACKED)
@@ -170,7 +171,7 @@ def restore_user(base: Path, file: Path, user: str, show: Show) -> Read:
             unpacker = _Unpacker(place, base)
             unpacker.unpack(reader, only=user)
             found = Read(reader.manifest, reader.contents)
-        _carry_on(UserFolder(place / user), unpacker)
+        _carry_on(UserFolder(place / user), found.manifest)
         _flush_all(place)
         try:
             (place / user).rename(target)
@@ -211,11 +212,6 @@ class _Unpacker:
         self._base = base
         self._unseen = 0
         self._room = 0
-        # A command run by root must not lock out a server that runs as the folder's owner.
-        self._owner: tuple[int, int] | None = None
-        if os.geteuid() == 0:
-            status = base.stat()
-            self._owner = (status.st_uid, status.st_gid)
 
     def unpack(self, reader: BackupReader, *, only: str | None = None) -> None:
         """Everything, or one user's things. Raises BackupError, DamagedBackup."""
@@ -257,20 +253,14 @@ class _Unpacker:
             if path != self._base:
                 self.folder(path.parent)
             path.mkdir(mode=0o700)
-            self.own(path)
-
-    def own(self, path: Path) -> None:
-        """Gives what was made to whoever owns the data folder."""
-        if self._owner:
-            os.chown(path, *self._owner, follow_symlinks=False)
+            give_to_owner(path, self._base)
 
     def file(self, path: Path, pieces: Iterable[bytes], mtime: float) -> None:
         """Makes a new file."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o600)
         with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123 (a descriptor)
-            if self._owner:
-                os.fchown(descriptor, *self._owner)
+            give_to_owner(descriptor, self._base)
             for piece in pieces:
                 view = memoryview(piece)
                 while view:
@@ -281,7 +271,7 @@ class _Unpacker:
 # --- carrying on ------------------------------------------------------------------------
 
 
-def _carry_on(folder: UserFolder, unpacker: _Unpacker) -> None:
+def _carry_on(folder: UserFolder, manifest: Manifest) -> None:
     """Lets the devices go on where the lost server's last state may have been.
 
     What was damaged when the backup was made stays as it is.
@@ -289,25 +279,25 @@ def _carry_on(folder: UserFolder, unpacker: _Unpacker) -> None:
     now = time.time()
     for step in (_leave_out_usns, _renumber_media):
         try:
-            step(folder, unpacker, now)
+            step(folder, now)
         except (sqlite3.DatabaseError, TypeError) as error:
             if not is_damage(error):
                 raise
+    row = Row(time=int(now * 1000), kind=Kind.RESTORE, note=f"backup of {manifest.made}")
+    History().add(folder, row)
 
 
-def _leave_out_usns(folder: UserFolder, unpacker: _Unpacker, now: float) -> None:
+def _leave_out_usns(folder: UserFolder, now: float) -> None:
     if not folder.collection.exists():
         return
     with closing(database.connect_private(folder.collection)) as db:
         before = header.read(db)
         first = lost_usns.beyond(before.usn, now)
         header.set_usn(db, first)
-    unpacker.folder(folder.ours)
     lost_usns.leave_out(folder, before, first)
-    unpacker.own(folder.lost_usns)
 
 
-def _renumber_media(folder: UserFolder, _unpacker: _Unpacker, now: float) -> None:
+def _renumber_media(folder: UserFolder, now: float) -> None:
     with contextlib.suppress(FileNotFoundError, Unavailable):  # none, or one of a strange version
         path = folder.root / "media.db"
         with closing(index.connect(path)) as connection, index.writing(connection):

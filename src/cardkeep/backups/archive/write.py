@@ -42,11 +42,11 @@ from cardkeep.media.files import FOLDER, FileSource, open_file
 
 # By these the folder of a user is known.
 _SIGNS = ("collection.anki2", "media.db", "media", ".cardkeep")
-# What belongs to live syncs and to the running server alone, in a user's own folder and in the
-# base's: `media` is a store of hard links.
+# What belongs to live syncs and running programs alone, in a user's own folder and in the base's,
+# where `media` is a store of hard links.
 _LIVE = {"session", "journal", "counts", "incoming", "new.anki2"}
 _LIVE_BEGINNINGS = (".", "brought-", "notice.")
-_LIVE_IN_BASE = {"spool", "media"}
+_LIVE_IN_BASE = {"spool", "media", "migrate"}
 _LIVE_BEGINNINGS_IN_BASE = (".", "removed-")
 # While a copy's manifest is replaced.
 _NEW = ".new"
