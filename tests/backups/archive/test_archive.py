@@ -306,8 +306,9 @@ def test_what_a_killed_upload_moved_away_is_found(
     assert media_of(file, tmp_path / "out") == MEDIA
 
 
-def test_lost_files_are_said(base: Path, file: Path) -> None:
+def test_lost_files_are_said(base: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is missing, shortened or changed on the disk is named; all else is in the backup."""
+    monkeypatch.setattr(archive_media, "_PATIENCE", 0.5)
     media = base / "ana" / "media"
     (media / "a.txt").unlink()
     (media / "large.bin").write_bytes(LARGE[:-1])
