@@ -21,6 +21,8 @@
         │   └── NoSuchCopy         there is none of that id
         ├── PackageError           nothing can be im- or exported like this
         ├── MigrationError         what another server left cannot be taken over
+        ├── BackupError            a backup of the whole server cannot be made or restored
+        │   └── DamagedBackup      the file is not what was written, or is no backup
         ├── SettingsError          a setting that cannot be used: key, value, source
         └── AccountError           a user or device cannot be made or changed
             └── UserExists         there is one of that name
@@ -119,6 +121,14 @@ class MigrationError(CommandError):
 
 class PackageError(CommandError):
     """Nothing can be im- or exported like this."""
+
+
+class BackupError(CommandError):
+    """A backup of the whole server cannot be made or restored."""
+
+
+class DamagedBackup(BackupError):
+    """The file is not what was written, or is no backup at all."""
 
 
 class SettingsError(CommandError):

@@ -9,7 +9,7 @@ from cardkeep.errors import AccountError
 LONGEST = 100  # bytes; leaves room for the suffixes of temporary files within 255
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*]')
 _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?")
-_OURS = re.compile(r"accounts\.db.*|lost\+found")
+_OURS = re.compile(r"accounts\.db.*|lost\+found|cardkeep-backup.*")
 # Invisible characters make look-alikes; but Persian and Indic names need the joiners.
 _JOINERS = "\u200c\u200d"
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}

@@ -18,6 +18,7 @@ COMMANDS = {
     "user": ("cardkeep.cli.user", "user"),
     "check": ("cardkeep.cli.check", "check"),
     "device": ("cardkeep.cli.device", "device"),
+    "backup": ("cardkeep.cli.backup", "backup"),
     "snapshot": ("cardkeep.cli.snapshot", "snapshot"),
     "history": ("cardkeep.cli.history", "history"),
     "migrate": ("cardkeep.cli.migrate", "migrate"),

@@ -35,6 +35,7 @@ def run(settings: Settings, ending: Ending) -> None:
     """Serves with these settings; does not return."""
     # Only now: the command line must be checked, and signals heard, before the slow imports.
     from cardkeep import app
+    from cardkeep.backups import base_lock
     from cardkeep.cli import addresses, announcement, processes
     from cardkeep.cli.log import set_up
     from cardkeep.http import spool
@@ -43,6 +44,7 @@ def run(settings: Settings, ending: Ending) -> None:
     processes.spare_memory()
     processes.allow_many_connections()
     _prepare_folder(settings)
+    base_lock.share(settings.folder)  # until this process ends
     accounts = app.open_accounts(settings)  # an unusable folder is told before anything listens
     has_users = accounts.has_users()
     accounts.close()

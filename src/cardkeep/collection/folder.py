@@ -80,6 +80,11 @@ class UserFolder:
         """What decks and notetypes were called before they were renamed."""
         return self.ours / "former-names"
 
+    @cached_property
+    def lost_usns(self) -> Path:
+        """Usns that were given out by later states, which a backup put an end to."""
+        return self.ours / "lost-usns"
+
     def brought(self, device: str) -> Path:
         """The reviews that the last sync of an old client brought."""
         return self.ours / f"brought-{device}"

@@ -48,3 +48,8 @@ def set_replaced(db: sqlite3.Connection, *, now: int, usn: int) -> None:
 def set_mod(db: sqlite3.Connection, mod: int) -> None:
     """Tells every device that there is something new; `mod` in ms."""
     db.execute("UPDATE col SET mod = ?", (mod,))
+
+
+def set_usn(db: sqlite3.Connection, usn: int) -> None:
+    """Gives later changes this number, and changes nothing else."""
+    db.execute("UPDATE col SET usn = ?", (usn,))

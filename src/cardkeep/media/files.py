@@ -64,6 +64,10 @@ class FileSource:
         """At most `size` bytes; empty at the end."""
         return os.read(self._descriptor, size)
 
+    def rewind(self) -> None:
+        """The next bytes are the first again."""
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+
     def close(self) -> None:
         """Closes the file; further calls do nothing."""
         descriptor, self._descriptor = self._descriptor, -1

@@ -383,6 +383,27 @@ def recount(connection: sqlite3.Connection) -> Totals:
     return totals(connection)
 
 
+def renumber(connection: sqlite3.Connection, after_usn: int) -> int:
+    """Numbers all files that are not deleted anew, after `after_usn`, in their old order.
+
+    Every client then looks at each of them again; deletions keep their numbers. Returns the last
+    number.
+    """
+    connection.execute(
+        """
+        UPDATE media SET usn = ? + numbered.place FROM (
+          SELECT fname, row_number() OVER (ORDER BY usn) AS place FROM media WHERE size > 0
+        ) AS numbered WHERE media.fname = numbered.fname
+        """,
+        (after_usn,),
+    )
+    connection.execute(
+        "UPDATE meta SET last_usn = max(?, (SELECT coalesce(max(usn), 0) FROM media))",
+        (after_usn,),
+    )
+    return last_usn(connection)
+
+
 # --- checking ---------------------------------------------------------------------------
 
 # Values that no server writes, and names that lead out of the folder (`leaves_folder`).

@@ -4,16 +4,22 @@
 import sqlite3
 from contextlib import suppress
 
-from cardkeep.backups import notice
+from cardkeep.backups import lost_usns, notice
 from cardkeep.collection import cards, config, days, graves, header
+from cardkeep.collection.folder import UserFolder
 from cardkeep.collection.header import Header
 from cardkeep.collection.session_file import Kind, Locked, SessionFile, State
-from cardkeep.errors import BadRequest
+from cardkeep.errors import BadRequest, Conflict
 from cardkeep.messages import Caller, Graves, Start
 from cardkeep.sync import session
 from cardkeep.sync.context import Context
 from cardkeep.sync.graves import check_deletions
 
+_WORDS = (
+    "Your server was brought back from a backup, and this account was synced after the backup was "
+    "made. When Anki asks for the direction, choose Upload on the device with your latest work, "
+    "and then Download on all others."
+)
 _LAST_UNBURIED = "lastUnburied"
 _ROLLOVER = "rollover"
 _DAY_KEYS = (*days.KEYS, _LAST_UNBURIED)
@@ -50,6 +56,10 @@ def _open(
         before = file.read()
         session.give_way(before, caller, now, force=take_over)
         found = header.read(db)
+        if lost_usns.is_lost(folder, message.min_usn, found):
+            if hasty:
+                raise session.Long
+            raise _ask_all_devices(db, folder, file, found, message.min_usn, now)
         _unbury(db, found, now // 1000, hasty=hasty)
         # Collected before the client's own deletions, which only legacy clients send here.
         deleted = graves.since(db, message.min_usn)
@@ -75,6 +85,26 @@ def _open(
             file.write(state)
         notice.followed(folder, caller.device, caller.session_key)
         return deleted
+
+
+def _ask_all_devices(
+    db: sqlite3.Connection,
+    folder: UserFolder,
+    file: SessionFile,
+    found: Header,
+    min_usn: int,
+    now: int,
+) -> Conflict:
+    """A device knows a state that is lost to the server: from now on each asks for the direction.
+
+    This one is told with its next sync.
+    """
+    session.close(file, found.usn)
+    db.execute("BEGIN IMMEDIATE")
+    header.set_replaced(db, now=max(now, found.mod + 1), usn=found.usn + 1)
+    db.execute("COMMIT")
+    notice.put(folder, _WORDS, now, stays=True)
+    return Conflict(f"the device has usn {min_usn}, the server went back to {found.usn}")
 
 
 def _unbury(db: sqlite3.Connection, found: Header, now: int, *, hasty: bool) -> None:
