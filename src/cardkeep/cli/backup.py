@@ -20,8 +20,8 @@ from cardkeep.backups.archive.records import Contents
 from cardkeep.backups.archive.stream import LEVEL
 from cardkeep.cli.options import options
 from cardkeep.cli.progress import progress
-from cardkeep.cli.snapshot import in_words
-from cardkeep.cli.user import opened, show_table
+from cardkeep.cli.user import opened
+from cardkeep.cli.words import in_words, show_table
 from cardkeep.errors import BackupError, SettingsError
 
 _PROBLEMS_SHOWN = 20
