@@ -59,6 +59,7 @@ SOURCES = [
     ("history_size", "1", MIB, ["CARDKEEP_HISTORY_SIZE"]),
     ("history_days", "30", 30, ["CARDKEEP_HISTORY_DAYS"]),
     ("trash_days", "0", 0, ["CARDKEEP_TRASH_DAYS"]),
+    ("share_media", "yes", True, ["CARDKEEP_SHARE_MEDIA"]),
     ("log_level", "DEBUG", "debug", ["CARDKEEP_LOG_LEVEL"]),
 ]
 

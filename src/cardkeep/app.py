@@ -86,7 +86,7 @@ def open_stores(settings: Settings) -> Stores:
     """The collections, media and kept copies below the data folder."""
     spool = spool_folder(settings)
     library = Library(settings.folder, now_ms=now_ms)
-    media = MediaStore(settings.folder, trash_days=settings.trash_days)
+    media = MediaStore(settings.folder, share=settings.share_media, trash_days=settings.trash_days)
     keeper = Keeper(
         library,
         media,

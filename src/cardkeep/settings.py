@@ -371,6 +371,14 @@ class Settings:
         "How long the bytes of deleted and replaced media files are kept, for a restore to bring "
         "back; 0 keeps none. They take their room on the disk for as long.",
     )
+    share_media: bool = _setting(
+        BOOLEAN,
+        "false",
+        ("CARDKEEP_SHARE_MEDIA",),
+        "Media files that several users have take their room on the disk once (hard links). Off, "
+        "because the official server writes into the files that it replaces: after the way back to "
+        "it, one user's new picture would be everybody's.",
+    )
     log_level: str = _setting(
         LEVEL,
         "info",

@@ -168,6 +168,19 @@ def test_folders_of_killed_commands(base: Path) -> None:
         assert living.exists()
 
 
+def test_shared_media_that_nobody_has(base: Path) -> None:
+    """They were a user's whose folder is gone."""
+    used, unused = (base / ".cardkeep" / "media" / name / (name * 20) for name in ("aa", "bb"))
+    for path in (used, unused):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x")
+    (base / "ben" / "picture").hardlink_to(used)
+    (told,) = found(base, repair=True)
+    assert (told.kind, told.repaired, unused.name in told.what) == ("leftover", True, True)
+    assert (used.exists(), unused.exists()) == (True, False)
+    assert found(base) == []
+
+
 def test_leftovers(base: Path) -> None:
     """Temporary files of killed processes go once nobody can be using them any more."""
     spool = base / ".cardkeep" / "spool"

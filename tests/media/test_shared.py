@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The same bytes of many users stored once."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,20 +74,29 @@ def test_stored_bytes_that_were_changed_by_somebody_are_not_used(
     assert inode(tmp_path, "bo", "a") == inode(tmp_path, "cy", "a")
 
 
-def test_what_no_user_has_any_more_is_swept(tmp_path: Path) -> None:
+def test_what_no_user_has_any_more_goes(tmp_path: Path) -> None:
     sharing = MediaStore(tmp_path, share=True, trash_days=0)
     for user in ("ana", "bo"):
         upload(sharing, ("a", SMALL), (user, LARGE), user=user)
     upload(sharing, ("a", None))
-    assert SharedBytes(tmp_path).sweep() == 0
+    assert stored(tmp_path) == {sha1(SMALL), sha1(LARGE)}
     upload(sharing, ("a", None), user="bo")
-    assert SharedBytes(tmp_path).sweep() == 1
     assert stored(tmp_path) == {sha1(LARGE)}
     assert download(sharing, "ana") == [("ana", LARGE)]
     sharing.close()
 
 
-def test_what_is_in_a_trash_is_not_swept(sharing: MediaStore, tmp_path: Path) -> None:
+def test_what_a_user_left_behind_is_swept(sharing: MediaStore, tmp_path: Path) -> None:
+    """Somebody removed the folder, or a process was killed between two steps."""
+    for user in ("ana", "bo"):
+        upload(sharing, ("a", SMALL), (user, user.encode()), user=user)
+    shutil.rmtree(tmp_path / "ana")
+    assert [path.name for path in SharedBytes(tmp_path).unused()] == [sha1(b"ana")]
+    assert SharedBytes(tmp_path).sweep() == 1
+    assert stored(tmp_path) == {sha1(SMALL), sha1(b"bo")}
+
+
+def test_what_is_in_a_trash_stays(sharing: MediaStore, tmp_path: Path) -> None:
     """It is the same file there too, and takes no room of its own."""
     for user in ("ana", "bo"):
         upload(sharing, ("a", SMALL), user=user)
@@ -94,8 +104,10 @@ def test_what_is_in_a_trash_is_not_swept(sharing: MediaStore, tmp_path: Path) ->
     assert SharedBytes(tmp_path).sweep() == 0
     assert trash_of(tmp_path, "ana") == trash_of(tmp_path, "bo") == {sha1(SMALL): SMALL}
     later = time.time() + 31 * 24 * 3600
-    assert sharing.sweep_trash("ana", later) == sharing.sweep_trash("bo", later) == (1, 5)
-    assert SharedBytes(tmp_path).sweep() == 1
+    assert sharing.sweep_trash("ana", later) == (1, 5)
+    assert stored(tmp_path) == {sha1(SMALL)}
+    assert sharing.sweep_trash("bo", later) == (1, 5)
+    assert stored(tmp_path) == set()
 
 
 def test_a_shared_file_can_be_deleted_twice(sharing: MediaStore, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from cardkeep.cli.words import in_words
 from cardkeep.collection.folder import UserFolder
 from cardkeep.collection.session_file import SessionFile
 from cardkeep.http import spool
+from cardkeep.media.shared import SharedBytes
 from cardkeep.messages import Finding
 
 # What a process may still be using is younger than this, in s.
@@ -210,18 +211,23 @@ def _size(path: Path) -> int:
 
 
 def _leftovers(base: Path, folders: Iterable[str], *, repair: bool) -> Iterator[Finding]:
-    """What killed processes left: bodies, removed users, a collection that was being made."""
+    """What killed processes left: bodies, removed users, a collection that was being made, and
+    bytes that nobody shares any more.
+    """
     before = time.time() - _LEFT_AFTER
     ours = base / ".cardkeep"
     bodies = (ours / "spool").glob(f"{spool.PREFIX}*")
     fresh = (UserFolder(base / name).fresh for name in folders)
     left = [path for path in (*bodies, *ours.glob("removed-*"), *fresh) if _is_older(path, before)]
     left += scratch.leftovers(ours / "spool")
+    shared = SharedBytes(base)
+    left += shared.unused()
     if not left:
         return
     if repair:
         spool.sweep(ours / "spool", before)
         scratch.sweep(ours / "spool")
+        shared.sweep()
         for path in ours.glob("removed-*"):
             if _is_older(path, before):
                 shutil.rmtree(path, ignore_errors=True)

@@ -9,12 +9,13 @@ changes the file of every other user who has the same bytes. So share only in a 
 that stays with cardkeep; copying a user's folder (`cp -r`, a backup) undoes the sharing.
 
 The store is a convenience: whatever goes wrong with it, the bytes are written as without it.
-Its files are checked each time before they are linked, and `sweep` removes those that
-no user has any more.
+Its files are checked each time before they are linked. Bytes that no user has any more go with the
+last one that goes for good; what a killed process leaves is removed by `sweep`.
 """
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from cardkeep.media.files import sha1_of
@@ -49,16 +50,31 @@ class SharedBytes:
             path.parent.mkdir(parents=True, exist_ok=True)
             os.link(name, path, src_dir_fd=folder)
 
-    def sweep(self) -> int:
-        """Removes the bytes that no user has any more; how many files it were."""
-        removed = 0
+    def let_go(self, checksum: str) -> None:
+        """Removes these bytes unless some user has them; the checksum in hex."""
+        # Whoever links them at this moment has them under a name of its own.
+        with contextlib.suppress(OSError):
+            path = self._at(checksum)
+            if path.stat().st_nlink == 1:
+                path.unlink()
+
+    def unused(self) -> Iterator[Path]:
+        """The stored bytes that no user has any more."""
         for path in self._folder.glob("??/*"):
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_nlink == 1:
-                    path.unlink()
-                    removed += 1
+                    yield path
+
+    def sweep(self) -> int:
+        """Removes the bytes that no user has any more; how many files it were."""
+        removed = 0
+        for path in self.unused():
+            path.unlink(missing_ok=True)
+            removed += 1
         return removed
 
     def _path(self, bytes_: Fingerprint) -> Path:
-        checksum = bytes_.sha1.hex()
+        return self._at(bytes_.sha1.hex())
+
+    def _at(self, checksum: str) -> Path:
         return self._folder / checksum[:2] / checksum

@@ -290,10 +290,9 @@ class MediaStore:
     @contextlib.contextmanager
     def folder(self, user: str) -> Iterator[tuple[MediaFolder, Trash]]:
         """A user's files and trash, for as long as the block runs."""
-        share = self._shared is not None
         with (
             MediaFolder(self.base / user) as folder,
-            Trash(folder, days=self._trash_days, share=share, now=self.now) as trash,
+            Trash(folder, days=self._trash_days, shared=self._shared, now=self.now) as trash,
         ):
             yield folder, trash
 

@@ -40,6 +40,7 @@ from cardkeep.media.files import (
     sha1_of_source,
 )
 from cardkeep.media.index import Fingerprint
+from cardkeep.media.shared import SharedBytes
 
 #: How long bytes are kept unless the settings say otherwise.
 DEFAULT_DAYS = 30
@@ -67,13 +68,13 @@ class Trash:
         folder: MediaFolder,
         *,
         days: int = DEFAULT_DAYS,
-        share: bool = False,
+        shared: SharedBytes | None = None,
         now: Callable[[], float],
     ) -> None:
-        """`days` to keep bytes, 0 for none. `share`: a file may have names elsewhere too."""
+        """`days` to keep bytes, 0 for none. `shared`: where files may have names, too."""
         self._folder = folder
         self._days = days
-        self._share = share
+        self._shared = shared
         self._now = now
         self._open: dict[Path, int] = {}
         self._known_places: Sequence[Path] = ()
@@ -91,7 +92,7 @@ class Trash:
 
     def weigh(self, names: Iterable[str]) -> None:
         """Works out the checksums that `dispose` will need, before a lock is taken for it."""
-        if not self._days:
+        if not self._days and not self._shared:
             return
         for name in names:
             source = open_file(name, self._folder.descriptor)
@@ -106,8 +107,11 @@ class Trash:
         """
         if self._days and self._put(file, folder):
             return
+        checksum = self._checksum(file, folder) if self._shared else None
         # Something else (a link, say) may be in the file's place.
         _unlink(file, folder)
+        if self._shared and checksum:
+            self._shared.let_go(checksum.hex())
 
     def flush(self) -> None:
         """Returns when what came here is on disk."""
@@ -158,7 +162,7 @@ class Trash:
         for trash in self._folders():
             file = bytes_.sha1.hex()
             with contextlib.suppress(OSError):
-                if not self._share and os.stat(file, dir_fd=trash).st_nlink > 1:
+                if not self._shared and os.stat(file, dir_fd=trash).st_nlink > 1:
                     continue
                 os.link(file, name, src_dir_fd=trash, dst_dir_fd=folder, follow_symlinks=False)
                 if sha1_of(name, folder) == bytes_.sha1:
@@ -196,6 +200,8 @@ class Trash:
             status = os.stat(name, dir_fd=trash, follow_symlinks=False)
             if not self._days or status.st_mtime <= now - self._days * _DAY:
                 os.unlink(name, dir_fd=trash)
+                if self._shared:
+                    self._shared.let_go(name)
                 return status.st_size
         return None
 
