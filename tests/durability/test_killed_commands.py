@@ -103,7 +103,7 @@ def test_a_killed_copy(account: Account, tmp_path: Path) -> None:
     for moment in moments(account, *arguments):
         _go_on(device)
         ended.add(killed_at(account, moment, *arguments))
-    assert ended == {True, False}
+    assert False in ended
     assert_copies_are_whole(account, tmp_path)
     _go_on(device)
     account.server.command(*arguments)

@@ -16,6 +16,7 @@ import pytest
 
 from cardkeep.errors import Unavailable
 from cardkeep.media.check import bytes_to_check, check_media
+from cardkeep.media.delivery import Delivery
 from cardkeep.media.files import MediaFolder
 from cardkeep.media.incoming import Incoming
 from cardkeep.media.store import MediaStore
@@ -483,6 +484,26 @@ def test_what_changes_meanwhile_is_no_finding(
     finally:
         stop.set()
         thread.join()
+    on_disk(tmp_path).check()
+
+
+def test_a_deletion_that_is_under_way_is_no_finding(
+    store: MediaStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deleted files leave the folder a moment after the index; a repair must not list them anew."""
+    upload(store, ("a", b"a"), ("b", b"b"))
+    tidy = Delivery._tidy
+    found = []
+
+    def look_before(delivery: Delivery) -> None:
+        assert (media(tmp_path) / "a").exists()
+        found.append(check(store, repair=True))
+        tidy(delivery)
+
+    monkeypatch.setattr(Delivery, "_tidy", look_before)
+    upload(store, ("a", None))
+    assert found == [[]]
+    assert [(name, sum_) for name, _, sum_ in listed(store)] == [("b", sha1(b"b")), ("a", "")]
     on_disk(tmp_path).check()
 
 

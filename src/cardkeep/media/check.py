@@ -136,7 +136,7 @@ class _Check:
                     yield from self._leftovers(connection, folder, trash)
                     yield from self._index_rows(connection)
                     yield from self._listed_files(connection, folder, trash)
-                    yield from self._unlisted_files(connection, folder)
+                    yield from self._unlisted_files(connection, folder, trash)
 
     @contextlib.contextmanager
     def _index(self) -> Iterator[sqlite3.Connection]:
@@ -294,7 +294,7 @@ class _Check:
     # --- files that are not listed ------------------------------------------------------
 
     def _unlisted_files(
-        self, connection: sqlite3.Connection, folder: MediaFolder
+        self, connection: sqlite3.Connection, folder: MediaFolder, trash: Trash
     ) -> Iterator[Finding]:
         with os.scandir(folder.descriptor) as found:
             for some in _batches(found):
@@ -306,7 +306,7 @@ class _Check:
                     yield Finding("media-link", what, harmless=True)
                 unlisted = self._look_unlisted(folder, self._not_listed(connection, names))
                 if unlisted:
-                    yield from self._tell_unlisted(connection, folder, unlisted)
+                    yield from self._tell_unlisted(connection, folder, trash, unlisted)
 
     def _not_listed(self, connection: sqlite3.Connection, names: Sequence[str]) -> list[str]:
         entries = index.entries(connection, [name for name in names if _is_text(name)])
@@ -323,10 +323,17 @@ class _Check:
         return unlisted
 
     def _tell_unlisted(
-        self, connection: sqlite3.Connection, folder: MediaFolder, unlisted: Sequence[_Unlisted]
+        self,
+        connection: sqlite3.Connection,
+        folder: MediaFolder,
+        trash: Trash,
+        unlisted: Sequence[_Unlisted],
     ) -> Iterator[Finding]:
-        with index.writing(connection):
-            names = self._not_listed(connection, [file.name for file in unlisted])
+        with index.writing(connection), Incoming(folder, trash) as incoming:
+            # A deleted file leaves the folder a moment after the index.
+            leaving = incoming.announced()
+            left = [file.name for file in unlisted if file.name not in leaving]
+            names = self._not_listed(connection, left)
             certain = [
                 file
                 for file in unlisted

@@ -130,6 +130,21 @@ class Incoming:
                     found.append(list(upload.places))
         return found
 
+    def announced(self) -> set[str]:
+        """The names that uploads are changing, or were when they were killed.
+
+        What is not among them does not change while the caller holds the user's write lock.
+        """
+        names: set[str] = set()
+        for key in self.uploads():
+            with contextlib.suppress(FileNotFoundError):
+                journal = os.open(key, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.descriptor())
+                try:
+                    names.update(_announced(journal))
+                finally:
+                    os.close(journal)
+        return names
+
     def _open(self, *, create: bool) -> int:
         path, _ = self.folder.beside("incoming")
         try:
@@ -260,14 +275,7 @@ class Upload:
         # A journal that is missing is made: bytes may survive a power cut that it did not.
         if not self._lock_journal(self.key):
             return False
-        text = os.pread(self._journal, os.fstat(self._journal).st_size, 0)
-        try:
-            places = dict(msgspec.json.decode(text, type=list[tuple[str, int | None]]))
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            # Not whole, so not flushed, so nothing was moved in yet.
-            return True
-        if not any(leaves_folder(name) for name in places):
-            self.places = places
+        self.places = _announced(self._journal)
         return True
 
     def is_left(self) -> bool:
@@ -369,6 +377,16 @@ class Upload:
         for descriptor in self._unflushed.values():
             os.close(descriptor)
         self._unflushed.clear()
+
+
+def _announced(journal: int) -> Places:
+    """What a journal says; nothing if it is not whole, so not flushed, so nothing was moved in."""
+    text = os.pread(journal, os.fstat(journal).st_size, 0)
+    try:
+        places = dict(msgspec.json.decode(text, type=list[tuple[str, int | None]]))
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return {}
+    return {} if any(leaves_folder(name) for name in places) else places
 
 
 def _is_blank(journal: int) -> bool:
