@@ -16,6 +16,7 @@
     │   └── NotAccepted            whole-collection or media refusals that carry words
     │                              which the client shows to its user
     ├── Unavailable                try again later (stopping, locked by another program)
+    │   └── DamagedCollection      until something is put in its place
     └── CommandError               a command cannot do what it should; a sentence for the operator
         ├── CopyError              a kept copy cannot be made, read or changed
         │   └── NoSuchCopy         there is none of that id
@@ -101,6 +102,10 @@ class NotAccepted(Refused):
 
 class Unavailable(CardkeepError):
     """The server cannot do it now; trying again later helps."""
+
+
+class DamagedCollection(Unavailable):
+    """What is stored cannot be read, until something is put in its place."""
 
 
 class CommandError(CardkeepError):

@@ -47,6 +47,7 @@ class Caller(Record, frozen=True):
     `device` identifies the login (one random key each); `protocol` is the framing's:
     11 for requests with the anki-sync header, 10 for forms. `client` is the text that
     the client gives of itself ("26.09.3,29bb700b,linux"), or gave last, as forms hold none.
+    `shares_key` is true where all devices of the user have the key, which the official server gave.
 
     `received` and `sent` are bytes of bodies, as they travelled: those of the session's earlier
     requests that no Caller has told of yet. Of an upload `size` is its own body, and `arrival`
@@ -64,6 +65,7 @@ class Caller(Record, frozen=True):
     sent: int = 0
     size: int = 0
     arrival: int = 0
+    shares_key: bool = False
 
 
 class Finding(Record, frozen=True):

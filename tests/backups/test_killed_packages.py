@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """An export or import that is killed at any step leaves the old state or the new one."""
 
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -116,6 +117,37 @@ def test_a_killed_import(folder: Path) -> None:
             assert (contents(killed), media(killed)) == (after, all_media), steps[number - 1]
             check_tidy(killed)
     # Killed before the one transaction, nothing is replaced; afterwards it is.
+    assert outcomes == sorted(outcomes)
+    assert set(outcomes) == {False, True}
+
+
+def test_a_killed_import_over_a_damaged_collection(folder: Path) -> None:
+    """What lies there lies there still, or the new one does; what lay there is kept."""
+    base = folder / "base"
+    base.mkdir()
+    password = folder / "password"
+    password.write_text("secret")
+    given = package(folder / "given.colpkg", OLD)
+    assert run(base, ["import", "ana", str(given), "--password-file", str(password)])[1] == 0
+    garbage = os.urandom(50_000)
+    (base / "ana" / "collection.anki2").write_bytes(garbage)
+    arguments = ["import", "ana", str(given), "--replace"]
+    steps, after, _ = finished(base, arguments)
+    assert any(after)
+    outcomes = []
+    for number in chosen(steps, 20):
+        with copied(base, folder / "killed") as killed:
+            assert run(killed, arguments, number)[1] is None
+            lies = (killed / "ana" / "collection.anki2").read_bytes()
+            outcomes.append(lies != garbage)
+            if lies != garbage:
+                assert contents(killed) == after
+            else:
+                assert run(killed, arguments)[1] == 0, steps[number - 1]
+                assert contents(killed) == after
+                check_tidy(killed)
+            kept = [*(killed / "ana" / ".cardkeep" / "damaged").rglob("*.anki2*")]
+            assert garbage in [path.read_bytes() for path in kept], steps[number - 1]
     assert outcomes == sorted(outcomes)
     assert set(outcomes) == {False, True}
 

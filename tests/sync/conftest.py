@@ -104,9 +104,18 @@ class Device:
     usn: int
     session: str = ""
     known: MetaAnswer | None = field(default=None)
+    shares_key: bool = False
 
     def say(self, message: ClientMessage) -> Answer:
-        caller = Caller(USER, self.name, self.protocol, self.session, "", "127.0.0.1")
+        caller = Caller(
+            USER,
+            self.name,
+            self.protocol,
+            self.session,
+            "",
+            "127.0.0.1",
+            shares_key=self.shares_key,
+        )
         return asyncio.run(cast("Any", STEPS[type(message)](self.world.context, caller, message)))
 
     def meta(self) -> MetaAnswer:

@@ -79,9 +79,15 @@ def test_two_devices_with_one_key(world: World) -> None:
     one, two = world.device("shared", protocol=OLD), world.device("shared", protocol=OLD)
     reviewed(one)
     reviewed(two)
+    one.shares_key = two.shares_key = True
     for n in range(3):
         assert reviewed(one, 10 + n) == ({20 + n - 1} if n else set())
         assert reviewed(two, 20 + n) == {10 + n}
+    # One fetches only, and so sends nothing that tells which usn it believes in.
+    other = world.device("other")
+    for n in range(3):
+        reviewed(other, 30 + n)
+        assert {30 + n} == reviewed(one) - {22} == reviewed(two)
 
 
 def test_what_was_kept_back_from_the_wrong_device_comes_with_its_next_sync(world: World) -> None:

@@ -27,7 +27,7 @@ from cardkeep.backups.snapshot import Reason
 from cardkeep.cli.options import options
 from cardkeep.cli.progress import progress
 from cardkeep.cli.user import password_file, read_password
-from cardkeep.cli.words import counted, in_words, tell_names, when
+from cardkeep.cli.words import counted, in_words, tell_names, tell_replaced, when
 from cardkeep.collection import counts
 from cardkeep.collection.folder import give_all_to_owner
 from cardkeep.collection.schema.inspect import inspect
@@ -91,8 +91,7 @@ def import_(
         f"{name} has {counted(put.counts.cards, 'card')}, {counted(put.counts.notes, 'note')}, "
         f"{counted(put.counts.revlog, 'review')} and {counted(media, 'media file')} of {path.name}"
     )
-    if put.replaced:
-        click.echo(f"what it replaced is kept as copy {put.replaced.id}")
+    tell_replaced(put)
     if is_new:
         click.echo(f"{name} can log in now")
     elif not has_account:

@@ -24,7 +24,7 @@ from cardkeep.cli.options import options
 from cardkeep.cli.progress import progress
 from cardkeep.cli.recording import by_operator, record
 from cardkeep.cli.user import existing
-from cardkeep.cli.words import counted, in_words, show_table, tell_names, when
+from cardkeep.cli.words import counted, in_words, show_table, tell_names, tell_replaced, when
 from cardkeep.collection.whole import TemporaryFile
 from cardkeep.errors import CopyError, NoSuchCopy
 from cardkeep.records.package import Form
@@ -165,8 +165,7 @@ def _put_back(it: Opened, copy: Copy) -> None:
         f"{it.user} has copy {copy.id} again: {put.counts.cards:,} cards, "
         f"{put.counts.revlog:,} reviews"
     )
-    if put.replaced:
-        click.echo(f"what it replaced is kept as copy {put.replaced.id}")
+    tell_replaced(put)
     _bring_media_back(it, copy)
     click.echo("On each device: sync, and choose Download when Anki asks for the direction.")
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import click
 
+from cardkeep.backups.restore import Put
+
 # Names that are told of a kind; more than this help nobody.
 _MOST_NAMES = 20
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -35,6 +37,15 @@ def tell_names(names: Sequence[str], what: str) -> None:
         click.echo(f"  {name!r}", err=True)
     if len(names) > _MOST_NAMES:
         click.echo(f"  and {len(names) - _MOST_NAMES:,} more", err=True)
+
+
+def tell_replaced(put: Put) -> None:
+    """Says where that is which something else was put in the place of."""
+    if put.replaced:
+        click.echo(f"what it replaced is kept as copy {put.replaced.id}")
+    if put.damaged:
+        click.echo(f"what it replaced was damaged, and lies in {put.damaged}")
+        click.echo("If a device has later work, choose Upload on it first.")
 
 
 def counted(number: int, what: str) -> str:

@@ -85,6 +85,11 @@ class UserFolder:
         """Usns that were given out by later states, which a backup put an end to."""
         return self.ours / "lost-usns"
 
+    @cached_property
+    def damaged(self) -> Path:
+        """Collections that could not be read when something was put in their place."""
+        return self.ours / "damaged"
+
     def brought(self, device: str) -> Path:
         """The reviews that the last sync of an old client brought."""
         return self.ours / f"brought-{device}"

@@ -23,7 +23,7 @@ from cardkeep.collection import database
 from cardkeep.collection.folder import UserFolder
 from cardkeep.collection.schema.create import create
 from cardkeep.collection.session_file import SessionFile
-from cardkeep.errors import Unavailable
+from cardkeep.errors import DamagedCollection, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ class Loan:
         trace: TracebackType | None,
     ) -> None:
         self._library.give_back(self._user, self._held, heavy=self._heavy)
-        if isinstance(error, sqlite3.OperationalError):
-            raise _explained(error) from error
+        if isinstance(error, sqlite3.DatabaseError):
+            raise _explained(error, self._held.path) from error
 
 
 class Library:
@@ -153,8 +153,8 @@ class Library:
             raise Unavailable(f"{path} vanished while it was opened")
         try:
             return Open(database.connect(Path(path)), path, identity)
-        except sqlite3.OperationalError as error:
-            raise _explained(error) from error
+        except sqlite3.DatabaseError as error:
+            raise _explained(error, path) from error
 
     def _make(self, user: str) -> None:
         """Makes a fresh collection, unless another request just did."""
@@ -228,8 +228,18 @@ def _flush(path: Path) -> None:
         os.close(fd)
 
 
-def _explained(error: sqlite3.OperationalError) -> Exception:
-    """Another program (the official server) has the collection open: that passes."""
-    if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+def _explained(error: sqlite3.DatabaseError, path: str) -> Exception:
+    """Another program (the official server) has the collection open, or it is damaged."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Unavailable(f"the collection is in use by another program: {error}")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or _is_without_tables(error):
+        return DamagedCollection(
+            f"{path} is damaged: {error}; `cardkeep snapshot list` shows what was kept"
+        )
     return error
+
+
+def _is_without_tables(error: sqlite3.DatabaseError) -> bool:
+    """A file that was emptied is whole for SQLite. It has no error code for that."""
+    return str(error).startswith("no such table: ")

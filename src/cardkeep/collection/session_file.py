@@ -75,6 +75,7 @@ class State(msgspec.Struct, frozen=True):
     `min_usn` is M, `usn` is N; `mod` and `scm` are the collection's when the sync began;
     times are ms. `committed` is the `mod` that the client is told in the end; `journal` is
     the length of the journal in bytes. `received` and `sent` are the bytes that travelled.
+    `shares_key`: other devices may be this `device` too.
     """
 
     key: str
@@ -97,6 +98,7 @@ class State(msgspec.Struct, frozen=True):
     journal: int = 0
     received: int = 0
     sent: int = 0
+    shares_key: bool = False
 
 
 # A client that says nothing for this long has gone: version 11 gives up after 30 s (60 s

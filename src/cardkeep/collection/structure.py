@@ -25,7 +25,7 @@ _LINES = 20
 _OF_INDEX = re.compile(r".* index (\w+)")
 _OF_VALUE = re.compile(r"\S+ value in (\w+\.\w+)")
 
-_RESTORE = "Restore a kept copy, or upload the collection of a device."
+_RESTORE = "Restore a kept copy; a device with later work can upload its own after that."
 
 # The index by which a table's rows are found that a device has not seen yet.
 _BY_USN = {

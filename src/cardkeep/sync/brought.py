@@ -32,10 +32,13 @@ class Brought(msgspec.Struct, frozen=True):
     claimed_usn: int | None
     reviews: list[int]
 
-    def is_believed_over(self, min_usn: int) -> bool:
-        """Whether a client that goes on from there took the sync for an earlier one."""
+    def is_believed_over(self, min_usn: int, *, by_another: bool) -> bool:
+        """Whether a client that goes on from there took the sync for an earlier one.
+
+        `by_another`: it may be another device as well.
+        """
         if self.claimed_usn is None:
-            return self.min_usn < min_usn <= self.usn
+            return self.min_usn < min_usn <= self.usn and not by_another
         return self.claimed_usn < self.usn and min_usn == self.claimed_usn + 1
 
 
@@ -64,7 +67,7 @@ def had_already(folder: UserFolder, db: sqlite3.Connection, state: State) -> set
         return set()
     if last.min_usn == state.min_usn:
         return set(last.reviews).intersection(revlog.ids_since(db, state.min_usn))
-    if last.is_believed_over(state.min_usn):
+    if last.is_believed_over(state.min_usn, by_another=state.shares_key):
         return set(revlog.ids_between(db, state.min_usn, last.usn))
     return set()
 

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """How things stand (method `meta`). Never disturbs, nor waits for, a running sync."""
 
+import logging
 import sqlite3
 
-from cardkeep.backups import notice
+from cardkeep.backups import damage, notice
 from cardkeep.collection import config, header
-from cardkeep.errors import UnsupportedVersion
+from cardkeep.errors import DamagedCollection, UnsupportedVersion
 from cardkeep.messages import Caller, Meta, MetaAnswer
 from cardkeep.sync.context import Context
+
+log = logging.getLogger("cardkeep.sync")
 
 OLDEST, NEWEST = 8, 11
 _FORMS = 10
@@ -34,9 +37,12 @@ async def meta(context: Context, caller: Caller, message: Meta) -> MetaAnswer:
 
 
 def _look(context: Context, caller: Caller, message: Meta) -> MetaAnswer:
-    with context.library.lend(caller.user) as db:
-        mod, scm, usn, empty = header.summary(db)
-        hindrance = _hindrance(db, message.version)
+    try:
+        with context.library.lend(caller.user) as db:
+            mod, scm, usn, empty = header.summary(db)
+            hindrance = _hindrance(db, message.version)
+    except DamagedCollection as error:
+        return _damaged(context, caller, error)
     now_ms = context.now_ms()
     folder = context.library.folder(caller.user)
     words = hindrance or notice.tell(folder, caller.device, caller.session_key, now_ms)
@@ -49,6 +55,22 @@ def _look(context: Context, caller: Caller, message: Meta) -> MetaAnswer:
         empty=empty,
         message=words,
         proceed=not hindrance,
+    )
+
+
+def _damaged(context: Context, caller: Caller, error: DamagedCollection) -> MetaAnswer:
+    """Words instead of an error, after which a client would only try again."""
+    log.error("meta user=%s address=%s: %s", caller.user, caller.address, error)
+    now_ms = context.now_ms()
+    return MetaAnswer(
+        mod=now_ms,
+        scm=now_ms,
+        usn=0,
+        now=now_ms // 1000,
+        media_usn=context.media.last_usn(caller.user),
+        empty=False,
+        message=damage.told(caller.user, context.keeper.snapshots(caller.user).all()),
+        proceed=False,
     )
 
 

@@ -78,6 +78,7 @@ def _open(
             ended=session.ended(before, found.usn),
             received=caller.received,
             sent=caller.sent,
+            shares_key=caller.shares_key,
         )
         file.begin(state)
         if message.graves is not None:

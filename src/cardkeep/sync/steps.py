@@ -100,6 +100,7 @@ class Steps:
             host_key=host_key,
             received=received,
             sent=sent,
+            shares_key=device.kind == "official",
         )
 
     async def login(self, message: HostKey, *, client: str, address: str) -> HostKeyGranted:
