@@ -76,7 +76,7 @@ def edit(folder: UserFolder, *statements: str) -> None:
 
 # What is odd about the two odd ones, besides what an upload puts right: the clients' own check
 # finds the missing deck too.
-ODD = ["deck-without-parent", "usn"]
+ODD = ["deck-without-parent"]
 UPLOADED = {
     "small-schema11": [],
     "rich-schema11": [],

@@ -77,8 +77,12 @@ def _blob(column: str) -> Rule:
 
 
 def _usn() -> Rule:
-    """-1 ("to be sent") and other nonsense becomes the number that `mend` is given."""
-    return _within("usn", 0, 2**31 - 1, ":usn")
+    """-1 ("to be sent") and what was never given out becomes the number that `mend` is given.
+
+    A row beyond the collection's usn would be sent with each sync, until that comes to it.
+    """
+    good = "typeof(usn) = 'integer' AND usn BETWEEN 0 AND (SELECT usn FROM col)"
+    return Rule("usn", good, ":usn")
 
 
 _INT32 = (-(2**31), 2**31 - 1)
