@@ -8,6 +8,7 @@ import pytest
 from cardkeep.backups import lost_usns
 from cardkeep.collection.folder import UserFolder
 from cardkeep.collection.header import Header
+from cardkeep.records.usns import beyond
 
 NOW = 1_800_000_000.0  # January 2027
 
@@ -23,21 +24,21 @@ def folder(tmp_path: Path) -> UserFolder:
 
 def test_later_restores_go_further(folder: UserFolder) -> None:
     """Also of the same backup, and by more than anybody can have synced in between."""
-    first = lost_usns.beyond(7, NOW)
+    first = beyond(7, NOW)
     assert first > 1_000_000
-    assert lost_usns.beyond(7, NOW + 3600) == first + 3600
-    assert lost_usns.beyond(first + 50, NOW + 3600) > first + 1_000_000
+    assert beyond(7, NOW + 3600) == first + 3600
+    assert beyond(first + 50, NOW + 3600) > first + 1_000_000
 
 
 def test_a_wrong_clock_does_not_matter() -> None:
     """A machine without one begins in 1970."""
-    assert lost_usns.beyond(7, 0) == 1_000_007
+    assert beyond(7, 0) == 1_000_007
 
 
 def test_numbers_stay_within_32_bits() -> None:
     for usn in (0, 2**30, 2**31 - 1_000_000, 2**31 - 10):
         for now in (0.0, NOW, NOW * 2):
-            assert usn < lost_usns.beyond(usn, now) < 2**31
+            assert usn < beyond(usn, now) < 2**31
 
 
 def test_who_knows_more(folder: UserFolder) -> None:

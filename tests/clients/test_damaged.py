@@ -109,3 +109,31 @@ def test_other_users_notice_nothing(account: Account, tmp_path: Path) -> None:
     device.log_in(account.server, account.user)
     device.add_media("picture.jpg", b"picture")
     device.sync_media()
+
+
+@pytest.mark.parametrize("release", PAIR)
+def test_a_damaged_index_of_media(account: Account, release: str) -> None:
+    """Collections are synced meanwhile; the repair has devices compare all their files once."""
+    device, other = account.in_sync(release, release)
+    device.add_media("old.jpg", b"old")
+    device.sync_media()
+    other.sync_media()
+    account.server.stop()
+    (account.server.folder(account.user) / "media.db").write_bytes(os.urandom(20_000))
+    account.server.start()
+    device.add_note("front", "back")
+    device.sync()
+    other.sync()
+    account.assert_converged()
+    device.upload()
+    device.add_media("new.jpg", b"new")
+    with pytest.raises(ClientError):
+        device.sync_media()
+
+    assert "a new one" in account.server.command("check", account.user, "--repair").stdout
+    other.add_media("other.jpg", b"other")
+    for each in (device, other, device, other):
+        each.sync_media()
+    assert set(device.media()) == {"old.jpg", "new.jpg", "other.jpg"}
+    assert device.media() == other.media()
+    assert "all is well" in account.server.command("check", account.user).stdout

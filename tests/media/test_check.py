@@ -174,7 +174,7 @@ def test_a_row_without_sense_is_made_anew_from_its_file(
 
 
 @pytest.mark.parametrize("damage", ["no database", "no index", "newer", "broken page"])
-def test_a_damaged_index_is_told_and_left_alone(
+def test_a_new_index_takes_the_place_of_a_damaged_one(
     damage: str, store: MediaStore, tmp_path: Path
 ) -> None:
     seed(tmp_path, {f"{n}": b"x" for n in range(500)})
@@ -192,10 +192,23 @@ def test_a_damaged_index_is_told_and_left_alone(
     before = path.read_bytes()
     found = check(store)
     assert set(kinds(found)) == {"media-index"}
-    assert not any(finding.repairable for finding in found)
-    assert check(store, repair=True) == found
     store.close()
     assert path.read_bytes() == before
+    if damage == "newer":  # made by a server that is newer than this one
+        assert not any(finding.repairable for finding in found)
+        assert check(store, repair=True) == found
+        assert path.read_bytes() == before
+        return
+    assert all(finding.repairable for finding in found)
+    (mended,) = check(store, repair=True)
+    assert (mended.kind, mended.repaired) == ("media-index", True)
+    assert "a new one of 500 files" in mended.what
+    (aside,) = (tmp_path / USER / ".cardkeep" / "damaged").iterdir()
+    assert (aside / "media.db").read_bytes() == before
+    # No device has a number as high, so all of them look at every file.
+    assert min(usn for _, usn, _ in listed(store)) > 1_000_000
+    assert check(store) == []
+    on_disk(tmp_path).check()
 
 
 def test_an_index_that_another_program_holds_is_no_finding(

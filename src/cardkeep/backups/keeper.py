@@ -183,9 +183,16 @@ class Keeper:
         """The last media usn, and the list, which is read only when it is asked for."""
 
         def files() -> Iterator[MediaFile]:
-            yield from self._media.listing(user)
+            try:
+                yield from self._media.listing(user)
+            except Unavailable as error:
+                # A damaged index is no reason to have no copy of the collection.
+                log.warning("copy of %s without all of its media: %s", user, error)
 
-        return self._media.last_usn(user), files()
+        try:
+            return self._media.last_usn(user), files()
+        except Unavailable:
+            return 0, files()
 
     def _state(self, user: str, db: sqlite3.Connection, known: Counts) -> State:
         folder = self._library.folder(user)

@@ -9,10 +9,9 @@ ask for the direction, because one of them may be such a device, costs all other
 they have not sent yet.
 
 So a collection that was brought back counts on from a usn that no lost state can have reached
-(seconds since 2020: nobody syncs once a second for years), and the numbers it leaves out are
-written down. A device that begins a sync from one of these, or from one that is still to come, is
-one that knows more. They hold for as long as the collection is the same (its `scm`): one that is
-uploaded counts from wherever its device did.
+(`records.usns`), and the numbers it leaves out are written down. A device that begins a sync from
+one of these, or from one that is still to come, is one that knows more. They hold for as long as
+the collection is the same (its `scm`): one that is uploaded counts from wherever its device did.
 """
 
 import os
@@ -21,12 +20,6 @@ import msgspec
 
 from cardkeep.collection.folder import UserFolder
 from cardkeep.collection.header import Header
-
-_2020 = 1_577_836_800
-# Where the clock is wrong: more than anybody has synced since a backup.
-_MANY = 1_000_000
-# Clients keep numbers in 32 bits.
-_MOST = 2**31 - 2 * _MANY
 
 
 class _Gap(msgspec.Struct, frozen=True):
@@ -38,12 +31,6 @@ class _Gap(msgspec.Struct, frozen=True):
 
 
 _gaps = msgspec.json.Decoder(list[_Gap])
-
-
-def beyond(usn: int, now: float) -> int:
-    """A number that no later state than the one of `usn` has reached by `now` (s since 1970)."""
-    later = max(usn + _MANY, int(now) - _2020)
-    return later if later < _MOST else usn + 1
 
 
 def leave_out(folder: UserFolder, before: Header, first: int) -> None:

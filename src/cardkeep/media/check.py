@@ -16,6 +16,7 @@ import hashlib
 import itertools
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -34,6 +35,7 @@ from cardkeep.media.files import (
 )
 from cardkeep.media.incoming import Incoming
 from cardkeep.media.index import MAX_NAMES, Fingerprint
+from cardkeep.media.renewal import renew
 from cardkeep.media.store import MediaStore
 from cardkeep.media.trash import Trash
 from cardkeep.messages import Finding
@@ -129,14 +131,17 @@ class _Check:
             return
         with self._store.folder(self._user) as (folder, trash):
             yield from self._trash(trash)  # first, since the others look for bytes there
-            damage = list(self._damage())
-            yield from damage
-            if not damage:
-                with self._index() as connection:
-                    yield from self._leftovers(connection, folder, trash)
-                    yield from self._index_rows(connection)
-                    yield from self._listed_files(connection, folder, trash)
-                    yield from self._unlisted_files(connection, folder, trash)
+            damage, may_be_renewed = self._damage()
+            if damage and may_be_renewed and self._repair:
+                yield from self._renewed(folder, trash, damage)
+            elif damage:
+                yield from _damaged(damage, repairable=may_be_renewed)
+                return
+            with self._index() as connection:
+                yield from self._leftovers(connection, folder, trash)
+                yield from self._index_rows(connection)
+                yield from self._listed_files(connection, folder, trash)
+                yield from self._unlisted_files(connection, folder, trash)
 
     @contextlib.contextmanager
     def _index(self) -> Iterator[sqlite3.Connection]:
@@ -152,24 +157,47 @@ class _Check:
     # --- the index ----------------------------------------------------------------------
 
     def _without_folder(self) -> Iterator[Finding]:
-        damage = list(self._damage())
-        yield from damage
+        damage, _ = self._damage()
+        yield from _damaged(damage, repairable=False)
         if not damage:
             with self._index() as connection:
                 if files := index.count_files(connection):
                     yield _no_folder(files)
 
-    def _damage(self) -> Iterator[Finding]:
-        """What makes the index useless as a whole."""
+    def _damage(self) -> tuple[list[str], bool]:
+        """What makes the index useless as a whole, and whether a new one would be better.
+
+        Not better than one of a version that is strange to us.
+        """
         try:
             with self._index() as connection:
-                lines = index.damage(connection)
+                return index.damage(connection), True
         except Unavailable as error:
             if not _is_damage(error):
                 raise
-            lines = [str(error)]
-        for line in lines:
-            yield Finding("media-index", f"The media index is damaged: {line}.")
+            return [str(error)], error.__cause__ is not None
+
+    def _renewed(
+        self, folder: MediaFolder, trash: Trash, damage: Sequence[str]
+    ) -> Iterator[Finding]:
+        """Puts all files into a new index."""
+        now = self._store.now()
+        moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
+        aside = renew(folder.user_folder, now, moment)
+        listed = 0
+        with self._index() as connection:
+            for finding in self._unlisted_files(connection, folder, trash):
+                if finding.repaired:
+                    listed += 1
+                else:
+                    yield finding
+        yield Finding(
+            "media-index",
+            f"The media index was damaged: {damage[0]}. There is a new one of {listed} files; the "
+            f"old one lies in {aside}.",
+            repaired=True,
+            repairable=True,
+        )
 
     def _index_rows(self, connection: sqlite3.Connection) -> Iterator[Finding]:
         with index.reading(connection):
@@ -379,6 +407,12 @@ class _Check:
                 checksum.update(piece)
                 self._progress(len(piece))
         return checksum.digest()
+
+
+def _damaged(lines: Sequence[str], *, repairable: bool) -> Iterator[Finding]:
+    for line in lines:
+        what = f"The media index is damaged: {line}."
+        yield Finding("media-index", what, repairable=repairable)
 
 
 def _no_folder(files: int) -> Finding:

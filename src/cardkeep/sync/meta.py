@@ -6,7 +6,7 @@ import sqlite3
 
 from cardkeep.backups import damage, notice
 from cardkeep.collection import config, header
-from cardkeep.errors import DamagedCollection, UnsupportedVersion
+from cardkeep.errors import DamagedCollection, Unavailable, UnsupportedVersion
 from cardkeep.messages import Caller, Meta, MetaAnswer
 from cardkeep.sync.context import Context
 
@@ -51,11 +51,23 @@ def _look(context: Context, caller: Caller, message: Meta) -> MetaAnswer:
         scm=scm,
         usn=usn,
         now=now_ms // 1000,
-        media_usn=context.media.last_usn(caller.user),
+        media_usn=_media_usn(context, caller),
         empty=empty,
         message=words,
         proceed=not hindrance,
     )
+
+
+def _media_usn(context: Context, caller: Caller) -> int:
+    """The number of the last media change; 0 if the index cannot say.
+
+    The collection can be synced all the same; the media sync that follows gets the error.
+    """
+    try:
+        return context.media.last_usn(caller.user)
+    except Unavailable as error:
+        log.warning("meta user=%s address=%s: %s", caller.user, caller.address, error)
+        return 0
 
 
 def _damaged(context: Context, caller: Caller, error: DamagedCollection) -> MetaAnswer:
@@ -67,7 +79,7 @@ def _damaged(context: Context, caller: Caller, error: DamagedCollection) -> Meta
         scm=now_ms,
         usn=0,
         now=now_ms // 1000,
-        media_usn=context.media.last_usn(caller.user),
+        media_usn=_media_usn(context, caller),
         empty=False,
         message=damage.told(caller.user, context.keeper.snapshots(caller.user).all()),
         proceed=False,

@@ -38,6 +38,7 @@ from cardkeep.collection import database, header
 from cardkeep.collection.folder import UserFolder, give_to_owner
 from cardkeep.errors import BackupError, DamagedBackup, Unavailable
 from cardkeep.media import index
+from cardkeep.records.usns import beyond
 
 # Within it: the first while it is not whole, the second until all of it is moved up.
 _UNPACKING = "unpacking"
@@ -292,7 +293,7 @@ def _leave_out_usns(folder: UserFolder, now: float) -> None:
         return
     with closing(database.connect_private(folder.collection)) as db:
         before = header.read(db)
-        first = lost_usns.beyond(before.usn, now)
+        first = beyond(before.usn, now)
         header.set_usn(db, first)
     lost_usns.leave_out(folder, before, first)
 
@@ -301,7 +302,7 @@ def _renumber_media(folder: UserFolder, now: float) -> None:
     with contextlib.suppress(FileNotFoundError, Unavailable):  # none, or one of a strange version
         path = folder.root / "media.db"
         with closing(index.connect(path)) as connection, index.writing(connection):
-            index.renumber(connection, lost_usns.beyond(index.last_usn(connection), now))
+            index.renumber(connection, beyond(index.last_usn(connection), now))
 
 
 # --- flushing ---------------------------------------------------------------------------
