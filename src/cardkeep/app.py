@@ -16,8 +16,8 @@ from cardkeep.backups import retention, shrink
 from cardkeep.backups.history import History
 from cardkeep.backups.keeper import Keeper
 from cardkeep.backups.restore import Place
-from cardkeep.collection.folder import give_to_owner
 from cardkeep.collection.library import Library
+from cardkeep.disk import give_to_owner
 from cardkeep.media.store import MediaStore
 from cardkeep.settings import Settings
 

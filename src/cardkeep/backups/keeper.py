@@ -21,9 +21,10 @@ from pathlib import Path
 from cardkeep.backups import retention
 from cardkeep.backups.snapshot import DESTRUCTIVE, Cause, Copy, MediaFile, Snapshots, State
 from cardkeep.collection import counts, header, whole
-from cardkeep.collection.folder import UserFolder, give_to_owner
+from cardkeep.collection.folder import UserFolder
 from cardkeep.collection.library import Library
 from cardkeep.collection.session_file import SessionFile
+from cardkeep.disk import give_to_owner
 from cardkeep.errors import CopyError, Unavailable
 from cardkeep.media.store import MediaStore
 from cardkeep.messages import ByteSource, Counts

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cardkeep.disk import flush
 from cardkeep.errors import Unavailable
 
 # What file systems say that have no hard links.
@@ -38,16 +39,7 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[int]:
             raise
     finally:
         os.close(descriptor)
-    flush_folder(path.parent)
-
-
-def flush_folder(path: Path) -> None:
-    """Returns when the names in a folder are on disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(path.parent)
 
 
 def _made(aside: Path) -> int:

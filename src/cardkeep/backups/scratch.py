@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A folder for the private files of one command, beside the server's own in the spool folder.
+"""A folder for the private files of one command: in the spool folder, or beside what it makes.
 
 It goes when the command ends. A command that was killed leaves its folder behind; the next
 command removes it. The lock (flock) on a folder tells that its command lives.
@@ -17,10 +17,10 @@ _PREFIX = "command-"
 
 
 @contextmanager
-def scratch_folder(spool: Path) -> Iterator[Path]:
+def scratch_folder(spool: Path, prefix: str = _PREFIX) -> Iterator[Path]:
     """An empty folder in `spool`, for as long as the block runs."""
-    sweep(spool)
-    path, descriptor = _make(spool)
+    sweep(spool, prefix)
+    path, descriptor = _make(spool, prefix)
     try:
         yield path
     finally:
@@ -37,9 +37,9 @@ def leftovers(spool: Path) -> list[Path]:
     return found
 
 
-def sweep(spool: Path) -> None:
+def sweep(spool: Path, prefix: str = _PREFIX) -> None:
     """Removes them."""
-    for path in spool.glob(f"{_PREFIX}*"):
+    for path in spool.glob(f"{prefix}*"):
         with suppress(OSError), _claimed(path):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -55,14 +55,15 @@ def _claimed(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _make(spool: Path) -> tuple[Path, int]:
+def _make(spool: Path, prefix: str) -> tuple[Path, int]:
     while True:
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=spool))
+        path = Path(tempfile.mkdtemp(prefix=prefix, dir=spool))
         # Another command may take it for a leftover until it is locked.
         with suppress(FileNotFoundError):
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                with suppress(OSError):  # no locks on this file system, so nobody sweeps
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
                 if path.exists():
                     return path, descriptor
             except BaseException:

@@ -29,8 +29,9 @@ from typing import IO
 import msgspec
 import zstandard
 
-from cardkeep.collection.folder import UserFolder, give_to_owner
+from cardkeep.collection.folder import UserFolder
 from cardkeep.collection.header import Header
+from cardkeep.disk import flush, give_to_owner
 from cardkeep.errors import CopyError, NoSuchCopy
 from cardkeep.messages import ByteSource, Counts
 
@@ -238,7 +239,7 @@ class Snapshots:
             pin = self.path / copy.id / _PINNED
             pin.touch(mode=0o600)
             give_to_owner(pin, self._folder.root)
-            _flush(self.path / copy.id)
+            flush(self.path / copy.id)
 
     def unpin(self, copy: Copy) -> None:
         """Lets the rules decide about the copy again."""
@@ -327,7 +328,7 @@ class Snapshots:
             _write(making / _MANIFEST, msgspec.json.format(msgspec.json.encode(named)))
             for made in (making, *making.iterdir()):
                 give_to_owner(made, self._folder.root)
-            _flush(making)
+            flush(making)
             try:
                 making.rename(self.path / named.id)
             except OSError:
@@ -335,8 +336,8 @@ class Snapshots:
                 if not (self.path / named.id).exists():
                     raise
                 continue
-            _flush(self.path)
-            _flush(self.path.parent)
+            flush(self.path)
+            flush(self.path.parent)
             return named
         raise CopyError(f"there are too many copies of {name}")
 
@@ -357,7 +358,7 @@ class Snapshots:
         _write(aside, msgspec.json.format(msgspec.json.encode(promoted)))
         give_to_owner(aside, self._folder.root)
         aside.rename(manifest)
-        _flush(manifest.parent)
+        flush(manifest.parent)
         return msgspec.structs.replace(promoted, pinned=copy.pinned)
 
 
@@ -426,11 +427,3 @@ def _write(path: Path, content: bytes) -> None:
         target.write(content)
         target.flush()
         os.fsync(descriptor)
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -29,8 +29,8 @@ from cardkeep.cli.progress import progress
 from cardkeep.cli.user import password_file, read_password
 from cardkeep.cli.words import counted, in_words, tell_names, tell_replaced, when
 from cardkeep.collection import counts
-from cardkeep.collection.folder import give_all_to_owner
 from cardkeep.collection.schema.inspect import inspect
+from cardkeep.disk import give_all_to_owner
 from cardkeep.errors import AccountError, NotAccepted, PackageError, Refused
 from cardkeep.settings import Settings
 

@@ -5,6 +5,8 @@ import os
 from functools import cached_property
 from pathlib import Path
 
+from cardkeep.disk import give_to_owner
+
 
 class UserFolder:
     """The folder of one user (docs/design.md, section 4).
@@ -112,23 +114,3 @@ class UserFolder:
         descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
         give_to_owner(descriptor, self.root)
         return descriptor
-
-
-def give_to_owner(made: int | Path, like: Path) -> None:
-    """Gives what root made to the owner of `like`, as whom the server runs.
-
-    A command run by root must not lock the server out.
-    """
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        owner = like.stat()
-        os.chown(made, owner.st_uid, owner.st_gid)
-
-
-def give_all_to_owner(root: Path, like: Path) -> None:
-    """The same for a folder and everything in it; no link is followed."""
-    if not hasattr(os, "geteuid") or os.geteuid() != 0:
-        return
-    owner = like.stat()
-    for folder, _, files in os.walk(root):
-        for each in (folder, *(os.path.join(folder, name) for name in files)):  # noqa: PTH118
-            os.chown(each, owner.st_uid, owner.st_gid, follow_symlinks=False)

@@ -23,6 +23,7 @@ from cardkeep.collection import database
 from cardkeep.collection.folder import UserFolder
 from cardkeep.collection.schema.create import create
 from cardkeep.collection.session_file import SessionFile
+from cardkeep.disk import flush
 from cardkeep.errors import DamagedCollection, Unavailable
 
 log = logging.getLogger(__name__)
@@ -165,9 +166,9 @@ class Library:
                 return
             folder.fresh.unlink(missing_ok=True)
             create(folder.fresh, self._now_ms())
-            _flush(folder.fresh)
+            flush(folder.fresh)
             folder.fresh.rename(folder.collection)
-            _flush(folder.root)
+            flush(folder.root)
 
     def _make_room(self, user: str, held: Open) -> None:
         surplus: list[Open] = []
@@ -218,14 +219,6 @@ def _identity(path: str) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _flush(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _explained(error: sqlite3.DatabaseError, path: str) -> Exception:

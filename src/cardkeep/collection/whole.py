@@ -6,8 +6,6 @@ renaming a file over it: other processes may have it open, and the last of them 
 the old file would delete the write-ahead log of the new one by its name.
 """
 
-import contextlib
-import os
 import shutil
 import sqlite3
 import tempfile
@@ -15,7 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cardkeep.collection import database
-from cardkeep.collection.folder import UserFolder, give_to_owner
+from cardkeep.collection.folder import UserFolder
+from cardkeep.disk import replace_ruined
 from cardkeep.messages import ByteSource
 
 
@@ -123,46 +122,10 @@ def replace_damaged(folder: UserFolder, file: Path, moment: str) -> Path:
     """Puts the private `file` in the place of a collection that cannot be read; on disk at the end.
 
     Nothing can be written into that one through SQLite, and nobody who may have it open from
-    before trusts it for longer than one loan. It is kept as it lies, with its log, in the folder
-    that is returned; `moment` is a name for that. The caller holds the user's lock.
+    before trusts it for longer than one loan. It is kept as it lies, in the folder that is
+    returned; `moment` is a name for that. The caller holds the user's lock.
     """
-    aside = _make_aside(folder, moment)
     folder.fresh.unlink(missing_ok=True)
     shutil.copyfile(file, folder.fresh)
     folder.fresh.chmod(0o600)
-    give_to_owner(folder.fresh, folder.root)
-    _flush(folder.fresh)
-    try:
-        (aside / folder.collection.name).hardlink_to(folder.collection)
-    except OSError:  # a file system without links: for a moment there is no collection
-        folder.collection.rename(aside / folder.collection.name)
-    # SQLite would take a log that lies there for the new file's.
-    for suffix in ("-wal", "-shm"):
-        side = folder.collection.with_name(folder.collection.name + suffix)
-        with contextlib.suppress(FileNotFoundError):
-            side.rename(aside / side.name)
-    _flush(aside)
-    _flush(folder.root)
-    folder.fresh.rename(folder.collection)
-    _flush(folder.root)
-    return aside
-
-
-def _make_aside(folder: UserFolder, moment: str) -> Path:
-    number, aside = 1, folder.damaged / moment
-    while aside.exists():
-        number += 1
-        aside = folder.damaged / f"{moment}-{number}"
-    for path in (folder.damaged, aside):
-        if not path.exists():
-            path.mkdir(mode=0o700)
-            give_to_owner(path, folder.root)
-    return aside
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return replace_ruined(folder.collection, folder.fresh, folder.damaged, moment)

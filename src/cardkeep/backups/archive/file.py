@@ -2,7 +2,6 @@
 """A backup as a file: it appears under its name once it is whole, on disk, and was read again."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 import sqlite3
@@ -16,6 +15,8 @@ from cardkeep.backups.archive.read import Read, verify
 from cardkeep.backups.archive.records import Contents, Progress
 from cardkeep.backups.archive.stream import LEVEL
 from cardkeep.backups.archive.write import estimate, folders_in, write
+from cardkeep.backups.scratch import scratch_folder
+from cardkeep.disk import flush
 from cardkeep.errors import BackupError, DamagedBackup
 
 Show = Callable[[str, int], AbstractContextManager[Progress]]
@@ -37,7 +38,7 @@ def save(base: Path, file: Path, show: Show, *, level: int = LEVEL) -> Read:
     """
     if file.exists() and not file.is_file():
         raise BackupError(f"{file} is there and is no file")
-    with _told(f"{file} cannot be made", base), workplace(file.parent) as place:
+    with _told(f"{file} cannot be made", base), scratch_folder(file.parent, _ASIDE) as place:
         aside = place / file.name
         with aside.open("xb", buffering=0) as output:
             aside.chmod(0o600)
@@ -46,7 +47,7 @@ def save(base: Path, file: Path, show: Show, *, level: int = LEVEL) -> Read:
                 os.fsync(output.fileno())
         found = _check(aside, place, show)
         aside.replace(file)
-        _flush(file.parent)
+        flush(file.parent)
     return found
 
 
@@ -54,7 +55,7 @@ def stream(base: Path, output: BinaryIO, show: Show, *, level: int = LEVEL) -> C
     """Backs the data folder up to a pipe; whoever reads it is to verify it."""
     with (
         _told("the backup cannot be written", base),
-        workplace(Path(tempfile.gettempdir())) as place,
+        scratch_folder(Path(tempfile.gettempdir()), _ASIDE) as place,
     ):
         with show("writing", estimate(base, folders_in(base))) as progress:
             contents = write(base, output, place, level=level, progress=progress)
@@ -103,45 +104,6 @@ def _hint(base: Path | None) -> str:
     return ""
 
 
-@contextlib.contextmanager
-def workplace(folder: Path) -> Iterator[Path]:
-    """A private folder in `folder`, gone at the end; so are those of killed processes."""
-    sweep(folder)
-    place, lock = _claimed(folder)
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-        os.close(lock)
-
-
-def _claimed(folder: Path) -> tuple[Path, int]:
-    """A new folder, and a lock on it, by which others see that it is in use."""
-    while True:
-        place = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=folder))
-        try:
-            lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            continue  # swept before it was locked
-        with contextlib.suppress(OSError):  # no locks on this file system, so nobody sweeps
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if place.exists():
-            return place, lock
-        os.close(lock)
-
-
-def sweep(folder: Path) -> None:
-    """Removes what killed processes left of backups in a folder."""
-    for place in folder.glob(f"{_ASIDE}*"):
-        with contextlib.suppress(OSError):
-            descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(place, ignore_errors=True)
-            finally:
-                os.close(descriptor)
-
-
 class _Flushed:
     """A file that is on disk but for its last bytes."""
 
@@ -167,11 +129,3 @@ def _forget(descriptor: int) -> None:
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -35,7 +35,8 @@ from cardkeep.backups.archive.sources import is_damage
 from cardkeep.backups.base_lock import UNFINISHED
 from cardkeep.backups.history import History, Kind, Row
 from cardkeep.collection import database, header
-from cardkeep.collection.folder import UserFolder, give_to_owner
+from cardkeep.collection.folder import UserFolder
+from cardkeep.disk import flush, give_to_owner
 from cardkeep.errors import BackupError, DamagedBackup, Unavailable
 from cardkeep.media import index
 from cardkeep.records.usns import beyond
@@ -121,7 +122,7 @@ def _unpack_aside(place: Path, reader: BackupReader, base: Path) -> None:
     unpacker.file(place / _IDENTITY, [reader.manifest.id.encode()], time.time())
     _flush_all(place)
     unpacking.rename(place / _UNPACKED)
-    _flush(place)
+    flush(place)
 
 
 def _check_identity(place: Path, manifest: Manifest) -> None:
@@ -139,12 +140,12 @@ def _move_up(place: Path, base: Path) -> None:
             if (base / path.name).exists():
                 raise BackupError(f"{base / path.name} came into being during the restore")
             path.rename(base / path.name)
-        _flush(unpacked)
-        _flush(base)
+        flush(unpacked)
+        flush(base)
         unpacked.rmdir()
     (place / _IDENTITY).unlink()
     place.rmdir()
-    _flush(base)
+    flush(base)
 
 
 # --- one user ---------------------------------------------------------------------------
@@ -178,7 +179,7 @@ def restore_user(base: Path, file: Path, user: str, show: Show) -> Read:
             (place / user).rename(target)
         except OSError as error:
             raise BackupError(f"{target} came into being during the restore") from error
-        _flush(base)
+        flush(base)
     return found
 
 
@@ -306,14 +307,6 @@ def _renumber_media(folder: UserFolder, now: float) -> None:
 
 
 # --- flushing ---------------------------------------------------------------------------
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _flush_all(folder: Path) -> None:

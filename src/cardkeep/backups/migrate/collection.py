@@ -10,6 +10,7 @@ from cardkeep.backups.migrate import copying
 from cardkeep.backups.migrate.copying import Stamp, Tick
 from cardkeep.collection import counts, database
 from cardkeep.collection.schema.inspect import inspect
+from cardkeep.disk import flush
 from cardkeep.errors import MigrationError, NotAccepted
 
 
@@ -49,7 +50,7 @@ def make_ready(source: Path, target: Path, work: Path, tick: Tick) -> Ready:
         found = counts.count(connection)
     finally:
         database.close(connection)
-    copying.flush(raw)
+    flush(raw)
     raw.rename(target)
     # Last: what it says is there and on disk.
     ready = Ready(copying.printable(source), stamp, found.notes, found.cards, found.revlog)

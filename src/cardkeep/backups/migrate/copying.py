@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cardkeep.collection import database
+from cardkeep.disk import flush
 from cardkeep.errors import MigrationError
 
 #: What holds changes that are not in the file itself yet, or are to be taken back.
@@ -149,15 +150,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def flush(path: Path) -> None:
-    """Returns when a file or folder is on disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def flush_all(root: Path) -> None:

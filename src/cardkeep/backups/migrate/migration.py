@@ -27,7 +27,8 @@ from cardkeep.accounts.store import AccountStore
 from cardkeep.backups.history import History, Kind, Row, numbers
 from cardkeep.backups.migrate import collection, copying, media
 from cardkeep.backups.migrate.source import COLLECTION, Found, Secret, Source
-from cardkeep.collection.folder import UserFolder, give_all_to_owner, give_to_owner
+from cardkeep.collection.folder import UserFolder
+from cardkeep.disk import flush, give_all_to_owner, give_to_owner
 from cardkeep.errors import AccountError, MigrationError
 
 _MARK = Path(".cardkeep", "migrated")
@@ -348,7 +349,7 @@ class Migration:
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise
             raise MigrationError("meanwhile there is a user of that name here") from None
-        copying.flush(self._base)
+        flush(self._base)
         return outcome
 
     def _write_down(
@@ -391,9 +392,9 @@ class Migration:
         aside = path.with_name(path.name + ".new")
         aside.write_bytes(msgspec.json.encode(msgspec.structs.replace(mark, account=True)))
         give_to_owner(aside, folder)
-        copying.flush(aside)
+        flush(aside)
         aside.rename(path)
-        copying.flush(path.parent)
+        flush(path.parent)
 
     def _account(self, name: str) -> str:
         """Where the account of that name comes from, if somebody claims it."""

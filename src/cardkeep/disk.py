@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What files need to survive: flushing, the right owner, and room for what is ruined."""
+
+import contextlib
+import os
+from pathlib import Path
+
+# What SQLite keeps beside a database, and would take for a new file's.
+_SIDES = ("-wal", "-shm")
+
+
+def flush(path: Path) -> None:
+    """Returns when a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def give_to_owner(made: int | Path, like: Path) -> None:
+    """Gives what root made to the owner of `like`, as whom the server runs.
+
+    A command run by root must not lock the server out.
+    """
+    if _is_root():
+        owner = like.stat()
+        os.chown(made, owner.st_uid, owner.st_gid)
+
+
+def give_all_to_owner(root: Path, like: Path) -> None:
+    """The same for a folder and everything in it; no link is followed."""
+    if not _is_root():
+        return
+    owner = like.stat()
+    for folder, _, files in os.walk(root):
+        for each in (folder, *(os.path.join(folder, name) for name in files)):  # noqa: PTH118
+            os.chown(each, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def replace_ruined(ruined: Path, fresh: Path, kept: Path, moment: str) -> Path:
+    """Puts the database `fresh` in the place of one that cannot be read; on disk at the end.
+
+    The ruined one is kept as it lies, with its log, in the folder that is returned: one of its
+    own in `kept`, named after the `moment`. All three are on one file system. Whoever is killed
+    meanwhile leaves one of the two in its place.
+    """
+    aside = _make_aside(kept, moment, ruined.parent)
+    give_to_owner(fresh, ruined.parent)
+    flush(fresh)
+    try:
+        (aside / ruined.name).hardlink_to(ruined)
+    except OSError:  # a file system without links: for a moment there is no file
+        ruined.rename(aside / ruined.name)
+    for side in (ruined.with_name(ruined.name + suffix) for suffix in _SIDES):
+        with contextlib.suppress(FileNotFoundError):
+            side.rename(aside / side.name)
+    flush(aside)
+    flush(ruined.parent)
+    fresh.rename(ruined)
+    flush(ruined.parent)
+    return aside
+
+
+def _make_aside(kept: Path, moment: str, like: Path) -> Path:
+    number, aside = 1, kept / moment
+    while aside.exists():
+        number += 1
+        aside = kept / f"{moment}-{number}"
+    for path in (kept, aside):
+        if not path.exists():
+            path.mkdir(mode=0o700, parents=True)
+            give_to_owner(path, like)
+    return aside
+
+
+def _is_root() -> bool:
+    return hasattr(os, "geteuid") and os.geteuid() == 0
