@@ -5,6 +5,7 @@ import hashlib
 import sqlite3
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -177,6 +178,7 @@ def test_a_second_restore_finds_those_who_synced_with_the_first(
     with restored(account, file, tmp_path / "first", [behind, ahead]):
         ahead.edit_note(note, "known to one device alone")
         ahead.sync()
+    time.sleep(3)  # numbers are seconds, and nobody syncs more often than that
     with restored(account, file, tmp_path / "second", [behind, ahead]):
         behind.add_note("goes on", "")
         behind.sync()
