@@ -1,12 +1,23 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What files need to survive: flushing, the right owner, and room for what is ruined."""
+"""What files need to survive: flushing, the right owner, and a place for what is ruined."""
 
 import contextlib
 import os
+import sqlite3
+import time
 from pathlib import Path
 
 # What SQLite keeps beside a database, and would take for a new file's.
 _SIDES = ("-wal", "-shm")
+
+
+# What SQLite says of a file that is not what it should be.
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
+
+
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file is at fault; not so if it is locked, or the disk broken or full."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _DAMAGE
 
 
 def flush(path: Path) -> None:
@@ -38,14 +49,14 @@ def give_all_to_owner(root: Path, like: Path) -> None:
             os.chown(each, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
-def replace_ruined(ruined: Path, fresh: Path, kept: Path, moment: str) -> Path:
+def replace_ruined(ruined: Path, fresh: Path, kept: Path, now: float) -> Path:
     """Puts the database `fresh` in the place of one that cannot be read; on disk at the end.
 
     The ruined one is kept as it lies, with its log, in the folder that is returned: one of its
-    own in `kept`, named after the `moment`. All three are on one file system. Whoever is killed
-    meanwhile leaves one of the two in its place.
+    own in `kept`, named after `now` (s since 1970). All three are on one file system. Whoever is
+    killed meanwhile leaves one of the two in its place.
     """
-    aside = _make_aside(kept, moment, ruined.parent)
+    aside = _make_aside(kept, now, ruined.parent)
     give_to_owner(fresh, ruined.parent)
     flush(fresh)
     try:
@@ -62,7 +73,8 @@ def replace_ruined(ruined: Path, fresh: Path, kept: Path, moment: str) -> Path:
     return aside
 
 
-def _make_aside(kept: Path, moment: str, like: Path) -> Path:
+def _make_aside(kept: Path, now: float, like: Path) -> Path:
+    moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
     number, aside = 1, kept / moment
     while aside.exists():
         number += 1

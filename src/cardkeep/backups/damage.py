@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Words for users whose collection on the server cannot be read any more (a broken disk, say)."""
 
-import html
-import shlex
 from collections.abc import Sequence
 
+from cardkeep.backups.notice import in_command
 from cardkeep.backups.snapshot import Copy
 
 _DAMAGED = "The server's file of your collection is damaged; what is on this device is not. "
@@ -16,7 +15,7 @@ _FOUND_DAMAGED = (
 
 def told(user: str, copies: Sequence[Copy]) -> str:
     """What clients show meanwhile; `copies` are the kept ones, newest first."""
-    name = html.escape(shlex.quote(user), quote=False)
+    name = in_command(user)
     if not copies:
         return (
             f"{_DAMAGED}Whoever runs the server can put a file that you export here in its place "

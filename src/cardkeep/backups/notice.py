@@ -9,7 +9,9 @@ downloaded a whole collection.
 """
 
 import contextlib
+import html
 import os
+import shlex
 import threading
 from collections.abc import Mapping
 
@@ -42,6 +44,11 @@ class Notice(msgspec.Struct, frozen=True):
 
 
 _notice = msgspec.json.Decoder(Notice)
+
+
+def in_command(user: str) -> str:
+    """A user's name within a command that clients show: for a shell, and as HTML."""
+    return html.escape(shlex.quote(user), quote=False)
 
 
 def put(folder: UserFolder, words: str, now_ms: int, *, stays: bool = False) -> None:

@@ -9,7 +9,6 @@ is. A sync that is under way gets 409 at its end, since the collection is anothe
 
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -103,8 +102,7 @@ def _put_aside(place: Place, file: Path, words: str) -> tuple[Put, Counts]:
     folder = place.library.folder(place.user)
     with SessionFile(folder, wait=True):
         after, total = _renew(place, file, None)
-        moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(after.mod // 1000))
-        aside = whole.replace_damaged(folder, file, moment)
+        aside = whole.replace_damaged(folder, file, after.mod / 1000)
         counts.keep(folder, after, total)
         notice.put(folder, damage.told_after(words), after.mod, stays=True)
     return Put(total, damaged=aside), _UNKNOWN

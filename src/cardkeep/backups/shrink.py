@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Whether much is about to go: rules on numbers, and what is said about it."""
 
-import html
-import shlex
 from dataclasses import dataclass
 from enum import StrEnum
 
+from cardkeep.backups.notice import in_command
 from cardkeep.messages import Counts
 
 
@@ -60,7 +59,7 @@ def told_what_was_kept(user: str, stored: Counts, uploaded: Counts, copy_id: str
         f"An upload has replaced your collection on the server by a much smaller one: "
         f"{_numbers(uploaded)} instead of {_numbers(stored)}. If that was a mistake: the server "
         f"has kept the earlier collection. Whoever runs the server can put it back with the "
-        f"command: cardkeep snapshot restore {_shown(user)} {copy_id}"
+        f"command: cardkeep snapshot restore {in_command(user)} {copy_id}"
     )
 
 
@@ -70,13 +69,9 @@ def refusal(user: str, stored: Counts, uploaded: Counts) -> str:
         f"The server keeps the collection that it has: yours has {_numbers(uploaded)}, the one on "
         f"the server has {_numbers(stored)}. To get the one on the server, sync again and choose "
         f"Download. If yours really is to replace it, whoever runs the server can allow that once "
-        f"with the command: cardkeep snapshot allow {_shown(user)}"
+        f"with the command: cardkeep snapshot allow {in_command(user)}"
     )
 
 
 def _numbers(counts: Counts) -> str:
     return f"{counts.cards:,} cards and {counts.revlog:,} reviews"
-
-
-def _shown(user: str) -> str:
-    return html.escape(shlex.quote(user), quote=False)

@@ -118,14 +118,14 @@ def replace(db: sqlite3.Connection, file: Path) -> None:
         database.close(source)
 
 
-def replace_damaged(folder: UserFolder, file: Path, moment: str) -> Path:
+def replace_damaged(folder: UserFolder, file: Path, now: float) -> Path:
     """Puts the private `file` in the place of a collection that cannot be read; on disk at the end.
 
     Nothing can be written into that one through SQLite, and nobody who may have it open from
     before trusts it for longer than one loan. It is kept as it lies, in the folder that is
-    returned; `moment` is a name for that. The caller holds the user's lock.
+    returned, which is named after `now` (s). The caller holds the user's lock.
     """
     folder.fresh.unlink(missing_ok=True)
     shutil.copyfile(file, folder.fresh)
     folder.fresh.chmod(0o600)
-    return replace_ruined(folder.collection, folder.fresh, folder.damaged, moment)
+    return replace_ruined(folder.collection, folder.fresh, folder.damaged, now)

@@ -16,10 +16,10 @@ import hashlib
 import itertools
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
+from cardkeep.disk import is_damage
 from cardkeep.errors import BadRequest, Unavailable
 from cardkeep.media import index
 from cardkeep.media.bringing import Wish, put_back
@@ -43,9 +43,6 @@ from cardkeep.records.media_name import check_new_media_name
 
 #: Clients send no larger file (docs/sync-protocol.md, 9.3).
 LARGEST_FILE = 100 * 1024 * 1024
-
-# What SQLite says of a file that is damaged, and not just out of reach for now.
-_DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 _MISSING = (
     "the first device that asks for it makes the server forget it, and a device that has it "
@@ -181,9 +178,7 @@ class _Check:
         self, folder: MediaFolder, trash: Trash, damage: Sequence[str]
     ) -> Iterator[Finding]:
         """Puts all files into a new index."""
-        now = self._store.now()
-        moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
-        aside = renew(folder.user_folder, now, moment)
+        aside = renew(folder.user_folder, self._store.now())
         listed = 0
         with self._index() as connection:
             for finding in self._unlisted_files(connection, folder, trash):
@@ -424,7 +419,7 @@ def _is_damage(error: Unavailable) -> bool:
     cause = error.__cause__
     if not isinstance(cause, sqlite3.DatabaseError):
         return cause is None  # a version that no server writes
-    return getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _DAMAGE
+    return is_damage(cause)
 
 
 def _whose_bytes_are_kept(

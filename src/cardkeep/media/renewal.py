@@ -15,10 +15,10 @@ from cardkeep.media import index
 from cardkeep.records.usns import beyond
 
 
-def renew(user_folder: Path, now: float, moment: str) -> Path:
+def renew(user_folder: Path, now: float) -> Path:
     """Makes the new index, on disk at the end; the damaged one is kept in the folder returned.
 
-    `moment` is a name for that. Who has the damaged one open from before opens the new one with
+    That is named after `now` (s). Who has the damaged one open from before opens the new one with
     the next request. Raises OSError if the disk cannot take it; the damaged one is there then.
     """
     damaged = user_folder / "media.db"
@@ -29,4 +29,4 @@ def renew(user_folder: Path, now: float, moment: str) -> Path:
     with closing(index.connect(fresh, create=True)) as connection, index.writing(connection):
         index.renumber(connection, beyond(0, now))
     shutil.copymode(damaged, fresh)
-    return replace_ruined(damaged, fresh, ours / "damaged", moment)
+    return replace_ruined(damaged, fresh, ours / "damaged", now)

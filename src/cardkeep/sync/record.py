@@ -48,15 +48,9 @@ def uploaded(
     context: Context, caller: Caller, begun: int, before: Counts, after: Counts, copy: str
 ) -> None:
     """A collection that took the place of another; asked for at `begun` (ms)."""
-    now = context.now_ms()
-    row = Row(
-        time=now,
-        kind=Kind.UPLOAD,
-        device=caller.device,
-        client=caller.client,
-        address=caller.address,
+    row = msgspec.structs.replace(
+        _row(context, caller, Kind.UPLOAD, begun),
         received=caller.size,
-        took=_took(caller, begun, now),
         copy=copy,
     )
     context.history.add(context.library.folder(caller.user), replaced(row, before, after))
@@ -66,15 +60,9 @@ def downloaded(
     context: Context, caller: Caller, answer: CollectionFile, sent: int, *, complete: bool
 ) -> None:
     """A collection that was sent, or a part of it."""
-    now = context.now_ms()
-    row = Row(
-        time=now,
-        kind=Kind.DOWNLOAD,
-        device=caller.device,
-        client=caller.client,
-        address=caller.address,
+    row = msgspec.structs.replace(
+        _row(context, caller, Kind.DOWNLOAD, answer.begun),
         sent=sent,
-        took=_took(caller, answer.begun, now),
         note="" if complete else "cut off before its end",
     )
     context.history.add(context.library.folder(caller.user), row)
@@ -84,16 +72,10 @@ def media(context: Context, caller: Caller, begun: int, done: MediaUploaded) -> 
     """Media files that were stored or deleted, if anything changed by it."""
     if not (done.added or done.changed or done.deleted):
         return
-    now = context.now_ms()
-    row = Row(
-        time=now,
-        kind=Kind.MEDIA,
-        device=caller.device,
-        client=caller.client,
-        address=caller.address,
+    row = msgspec.structs.replace(
+        _row(context, caller, Kind.MEDIA, begun),
         media=Numbers(done.added, done.changed, done.deleted),
         received=caller.size,
-        took=_took(caller, begun, now),
     )
     context.history.add(context.library.folder(caller.user), row)
 
@@ -114,8 +96,17 @@ def logged_in(
     context.history.add(context.library.folder(user), row, make=True)
 
 
-def _took(caller: Caller, begun: int, now: int) -> int:
-    return caller.arrival + max(now - begun, 0)
+def _row(context: Context, caller: Caller, kind: Kind, begun: int) -> Row:
+    """What a device asked for at `begun` (ms), and has now."""
+    now = context.now_ms()
+    return Row(
+        time=now,
+        kind=kind,
+        device=caller.device,
+        client=caller.client,
+        address=caller.address,
+        took=caller.arrival + max(now - begun, 0),
+    )
 
 
 def _repaired(mended: Mended) -> str:

@@ -20,13 +20,13 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from cardkeep import disk
 from cardkeep.collection import counts, database, header, whole
 from cardkeep.collection.folder import UserFolder
 from cardkeep.messages import ByteSource, Counts
 
 # Seconds between looks at a log that others keep from being emptied; then it is copied.
 _WAITS = (0.0, 0.05, 0.1, 0.2, 0.4)
-_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 
 
 class Collection(NamedTuple):
@@ -103,7 +103,7 @@ def _log_is_empty(folder: UserFolder) -> bool:
 def is_damage(error: Exception) -> bool:
     """A file that is not what it should be; not one that is locked, nor a broken or full disk."""
     if isinstance(error, sqlite3.DatabaseError):
-        return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _DAMAGE
+        return disk.is_damage(error)
     return isinstance(error, TypeError)
 
 
