@@ -10,6 +10,12 @@ from pathlib import Path
 # What SQLite keeps beside a database, and would take for a new file's.
 _SIDES = ("-wal", "-shm")
 
+# What names a folder holds, as far as `stamp` can tell.
+Stamp = tuple[int, int, int, int]
+
+# A file or folder that was changed just now could be changed again without a trace in its times,
+# which may be as coarse as this (2 s on FAT).
+SETTLED_NS = 2_500_000_000
 
 # What SQLite says of a file that is not what it should be.
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
@@ -18,6 +24,21 @@ _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 def is_damage(error: sqlite3.DatabaseError) -> bool:
     """Whether the file is at fault; not so if it is locked, or the disk broken or full."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _DAMAGE
+
+
+def stamp(folder: str) -> Stamp | None:
+    """What is another one once a file in the folder came, went or was replaced by another.
+
+    None as long as it cannot be relied on: there is no folder, or it changed just now. It is
+    taken before the look that it is remembered with.
+    """
+    try:
+        status = os.stat(folder)  # noqa: PTH116 (on nearly each request, and Path is slow)
+    except OSError:
+        return None
+    if time.time_ns() - status.st_mtime_ns < SETTLED_NS:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
 def flush(path: Path) -> None:

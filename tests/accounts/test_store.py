@@ -6,6 +6,7 @@ import re
 import sqlite3
 import stat
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from cardkeep.accounts import database
 from cardkeep.accounts import store as store_module
 from cardkeep.accounts.passwords import hash_password
-from cardkeep.accounts.store import NOTE_AFTER, AccountStore
+from cardkeep.accounts.store import NOTE_AFTER, TRUSTED, AccountStore
 from cardkeep.errors import AccountError, Unavailable, UserExists, WrongCredentials
 from tests.accounts.conftest import ADDRESS, CLIENT, NOW, Accounts, known, log_in, who
 from tests.accounts.test_passwords import PBKDF2_SHA256
@@ -290,7 +291,18 @@ def test_requests_do_not_wait_for_a_writer(accounts: Accounts) -> None:
     writer.execute("DELETE FROM devices")
     assert who(store, key) == "eva"
     writer.execute("COMMIT")
+    time.sleep(TRUSTED)
     assert who(store, key) is None
+
+
+def test_a_key_ends_with_the_command(accounts: Accounts) -> None:
+    """However shortly before it was looked at: the command waits until nobody trusts that look."""
+    store, command = accounts.open({"eva": "x"}), accounts.command()
+    for _ in range(20):
+        key = log_in(store, "eva", "x")
+        assert who(store, key) == "eva"
+        command.revoke("eva", known(store, key, NOW).id)
+        assert who(store, key) is None
 
 
 # --- users of the environment -----------------------------------------------------------

@@ -54,6 +54,7 @@ log = logging.getLogger("cardkeep.accounts")
 
 NOTE_AFTER = 300  # seconds; a device's last use is not written down more often
 SEEN = 1000  # devices remembered between two changes of the file; some 300 bytes each
+TRUSTED = 0.1  # seconds between two looks whether the file changed; who ends a key waits so long
 FLUSH_AFTER = 2.0  # seconds that such notes are gathered
 MOST_DEVICES = 500  # per user; beyond it the one unused for longest makes place
 
@@ -137,7 +138,8 @@ class AccountStore:
         path = database.prepare(base)
         self._reader = database.connect(path)  # for `authenticate` alone
         self._version = -1  # of the file, when the devices in `_seen` were read
-        self._seen: dict[bytes, Device] = {}
+        self._looked = float("-inf")  # when, on the monotonic clock
+        self._seen: dict[str, Device] = {}
         self._writer = database.connect(path)
         self._lock = threading.Lock()  # guards _writer; never held while hashing
         self._uses = _Uses(self._write_uses)
@@ -182,6 +184,13 @@ class AccountStore:
                 raise
 
     @contextlib.contextmanager
+    def _ending_keys(self) -> Iterator[sqlite3.Connection]:
+        """Writes; at the end no server process of this folder takes an ended key any more."""
+        with self._writing() as connection:
+            yield connection
+        time.sleep(TRUSTED)
+
+    @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             yield self._writer
@@ -199,22 +208,28 @@ class AccountStore:
         address is another one.
         """
         now = _time(now)
-        digest = _digest(host_key)
-        # Changes whenever another connection, of any process, commits; this one never does.
-        version = self._read("PRAGMA data_version")[0][0]
-        if version != self._version:
-            self._version = version
-            self._seen.clear()
-        seen = self._seen.get(digest)
+        self._forget_what_changed()
+        seen = self._seen.get(host_key)
         if seen is not None:
             last = seen.last_used
             same = client in ("", seen.client) and address in ("", seen.address)
             if same and last is not None and -NOTE_AFTER < now - last < NOTE_AFTER:
                 return seen
-        device = self._look_up(host_key, digest, address=address, client=client, now=now)
+        device = self._look_up(host_key, _digest(host_key), address=address, client=client, now=now)
         if device is not None and len(self._seen) < SEEN:
-            self._seen[digest] = device
+            self._seen[host_key] = device
         return device
+
+    def _forget_what_changed(self) -> None:
+        moment = time.monotonic()
+        if moment - self._looked < TRUSTED:
+            return
+        # Changes whenever another connection, of any process, commits; this one never does.
+        version = self._read("PRAGMA data_version")[0][0]
+        self._looked = moment
+        if version != self._version:
+            self._version = version
+            self._seen.clear()
 
     def _look_up(
         self, host_key: str, digest: bytes, *, address: str, client: str, now: float
@@ -462,7 +477,7 @@ class AccountStore:
         """Makes an own user. Raises UserExists, and AccountError for a name that cannot be."""
         name = check_name(name)
         hashed = passwords.hash_password(_checked_password(password))
-        with self._writing() as connection:
+        with self._ending_keys() as connection:
             _insert_or_adopt(connection, name, "own", hashed, int(_time(now)))
 
     def take_over(
@@ -500,14 +515,14 @@ class AccountStore:
     def set_password(self, name: str, password: str) -> None:
         """Gives an own user another password; all keys of the user end. Raises AccountError."""
         hashed = passwords.hash_password(_checked_password(password))
-        with self._writing() as connection:
+        with self._ending_keys() as connection:
             user = _changeable(connection, name)
             connection.execute("UPDATE users SET password = ? WHERE id = ?", (hashed, user))
             _revoke_all(connection, user, None)
 
     def disable(self, name: str) -> None:
         """Locks an own user out; all keys of the user end. Raises AccountError."""
-        with self._writing() as connection:
+        with self._ending_keys() as connection:
             user = _changeable(connection, name)
             connection.execute("UPDATE users SET disabled = 1 WHERE id = ?", (user,))
             _revoke_all(connection, user, None)
@@ -520,7 +535,7 @@ class AccountStore:
 
     def remove_user(self, name: str) -> None:
         """Forgets a user and all keys; the folder stays. Raises AccountError."""
-        with self._writing() as connection:
+        with self._ending_keys() as connection:
             user = _changeable(connection, name, of_any_source=True)
             connection.execute("DELETE FROM users WHERE id = ?", (user,))
 
@@ -551,7 +566,7 @@ class AccountStore:
         An `official` key stays revoked for good. Raises AccountError.
         """
         moment = int(_time(now))
-        with self._writing() as connection:
+        with self._ending_keys() as connection:
             user = _existing(connection, name)[0]
             if device is None:
                 return _revoke_all(connection, user, moment)
@@ -572,7 +587,7 @@ class AccountStore:
         with self._reading() as connection:
             if not self._environment_differs(connection):
                 return
-        with self._writing() as connection:
+        with self._ending_keys() as connection:
             recorded = _sources(connection)
             for name in self._environment:
                 source = recorded.get(name)

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 import msgspec
 
 from cardkeep.collection.folder import UserFolder
+from cardkeep.disk import Stamp
 
 # The background look of clients comes at most every 5 minutes.
 _AGAIN_AFTER_MS = 5 * 60_000
@@ -56,10 +57,16 @@ def put(folder: UserFolder, words: str, now_ms: int, *, stays: bool = False) -> 
     _write(folder, Notice(words, now_ms, stays))
 
 
-def tell(folder: UserFolder, device: str, key: str, now_ms: int) -> str:
-    """What the device is to be told now; empty if nothing. Costs one look when nothing is."""
+def tell(folder: UserFolder, device: str, key: str, now_ms: int, stamp: Stamp | None = None) -> str:
+    """What the device is to be told now; empty if nothing.
+
+    `stamp` is the folder's as of now: no look is needed if there was no notice under it.
+    """
+    if stamp is not None and folder.without_notice == stamp:
+        return ""
     notice = _read(folder)
     if notice is None:
+        folder.without_notice = stamp
         return ""
     if now_ms - notice.since > _FORGOTTEN_AFTER_MS:
         folder.notice.unlink(missing_ok=True)
@@ -116,7 +123,8 @@ def _read(folder: UserFolder) -> Notice | None:
 def _write(folder: UserFolder, notice: Notice) -> None:
     """Not flushed: after a crash of the machine a device may be told once more."""
     folder.make()
-    aside = folder.notice.with_name(f"notice.{os.getpid()}-{threading.get_native_id()}")
+    # Aside in the user's own folder: so the move changes the stamp of that, too.
+    aside = folder.root / f"notice.{os.getpid()}-{threading.get_native_id()}"
     with contextlib.suppress(OSError):  # a full disk must not keep anybody from syncing
         aside.write_bytes(msgspec.json.encode(notice))
         aside.replace(folder.notice)

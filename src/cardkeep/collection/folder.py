@@ -5,7 +5,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 
-from cardkeep.disk import give_to_owner
+from cardkeep.disk import Stamp, give_to_owner, stamp
 
 
 class UserFolder:
@@ -16,6 +16,16 @@ class UserFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._text = str(root)
+        #: The stamp under which there was no notice.
+        self.without_notice: Stamp | None = None
+
+    def stamp(self) -> Stamp | None:
+        """What is another one once anything but ours came, went or was replaced; also a notice.
+
+        None as long as it cannot be relied on.
+        """
+        return stamp(self._text)
 
     @cached_property
     def collection(self) -> Path:

@@ -23,7 +23,7 @@ from cardkeep.collection import database
 from cardkeep.collection.folder import UserFolder
 from cardkeep.collection.schema.create import create
 from cardkeep.collection.session_file import SessionFile
-from cardkeep.disk import flush
+from cardkeep.disk import Stamp, flush
 from cardkeep.errors import DamagedCollection, Unavailable
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Open:
     db: sqlite3.Connection
     path: str
     file: tuple[int, int]
+    stamp: Stamp | None = None  # of the folder, when the file was last looked at
 
 
 class Loan:
@@ -49,15 +50,18 @@ class Loan:
     A class, since a generator costs a small request several times as much.
     """
 
-    __slots__ = ("_heavy", "_held", "_library", "_user")
+    __slots__ = ("_heavy", "_held", "_library", "_stamp", "_user")
 
-    def __init__(self, library: "Library", user: str, *, heavy: bool) -> None:
+    def __init__(
+        self, library: "Library", user: str, *, heavy: bool, stamp: Stamp | None = None
+    ) -> None:
         self._library = library
         self._user = user
         self._heavy = heavy
+        self._stamp = stamp
 
     def __enter__(self) -> sqlite3.Connection:
-        self._held = self._library.take(self._user)
+        self._held = self._library.take(self._user, self._stamp)
         return self._held.db
 
     def __exit__(
@@ -93,13 +97,14 @@ class Library:
         """Whether a loan would find an open connection, and so be certainly short."""
         return user in self._idle
 
-    def lend(self, user: str, *, heavy: bool = False) -> "Loan":
+    def lend(self, user: str, *, heavy: bool = False, stamp: Stamp | None = None) -> "Loan":
         """An open collection, made if the user has none yet; use it as a context.
 
+        `stamp` is the folder's as of now, if the caller has it: it saves a look at the file.
         After a `heavy` loan the pages that it read are given back to the system. A
         transaction that is still open at the end is rolled back.
         """
-        return Loan(self, user, heavy=heavy)
+        return Loan(self, user, heavy=heavy, stamp=stamp)
 
     def settle(self, user: str) -> None:
         """Has the WAL written back into the collection, later, if it has grown long."""
@@ -120,9 +125,9 @@ class Library:
 
     # --- loans --------------------------------------------------------------------------
 
-    def take(self, user: str) -> Open:
-        """An open collection; to be given back."""
-        return self._take(user) or self._open(user)
+    def take(self, user: str, stamp: Stamp | None = None) -> Open:
+        """An open collection; to be given back. `stamp` as for `lend`."""
+        return self._take(user, stamp) or self._open(user)
 
     def give_back(self, user: str, held: Open, *, heavy: bool) -> None:
         """Takes a collection back from its holder."""
@@ -136,10 +141,13 @@ class Library:
                 return
         self._make_room(user, held)
 
-    def _take(self, user: str) -> Open | None:
+    def _take(self, user: str, stamp: Stamp | None) -> Open | None:
         with self._guard:
             held = self._idle.pop(user, None)
-        if held is None or held.file == _identity(held.path):
+        if held is None or (stamp is not None and held.stamp == stamp):
+            return held
+        if held.file == _identity(held.path):
+            held.stamp = stamp
             return held
         self._chores.put(lambda: database.close(held.db))
         return None

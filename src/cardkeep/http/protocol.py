@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""uvicorn's HTTP protocol, with bounded heads, and head and body of an answer in one write.
+"""uvicorn's HTTP protocol, with bounded heads, and less of what a small request pays for.
 
 An ASGI answer comes in at least two messages, and uvicorn writes each as it comes. For the
 small answers of a sync the second write costs as much as making the answer.
+
+And uvicorn makes a task as soon as it has read a request's head. The small requests of a
+sync are here as a whole by then, and are answered without ever having to wait; so they are
+begun at once, and only what has to wait goes on in a task.
 """
 
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from cardkeep.http.begun import begin
 from cardkeep.http.errors import logger
 
 # Web servers take 8 to 64 KiB; a client of ours sends some 300 bytes.
@@ -25,6 +31,8 @@ class CorkedProtocol(HttpToolsProtocol):
     _head_size = 0
     _in_head = False
     _lingers = False
+    _reading = False
+    _next: tuple[RequestResponseCycle, ASGI3Application] | None = None
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -49,12 +57,33 @@ class CorkedProtocol(HttpToolsProtocol):
         """Bytes came. A head that does not end is not gathered without end."""
         if self._lingers:
             return
+        self._reading = True
         super().data_received(data)
+        self._reading = False
+        if self._next is not None:
+            self._begin(*self._next)
         if self._in_head and not self._lingers:
             self._head_size += len(data)
             if self._head_size > MOST_HEAD:
                 self._log_too_large()
                 self.send_400_response("Invalid HTTP request received.")
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Has the request begun: when all is read that came with its head, or now."""
+        if self._reading:
+            self._next = cycle, app
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _begin(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._next = None
+        if cycle.more_body:
+            super()._start_asgi_task(cycle, app)
+            return
+        task = begin(cycle.run_asgi(app), self.loop)
+        if task is not None:
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
 
     def send_400_response(self, msg: str) -> None:
         """Answers what is no request, and closes the connection once it was read."""

@@ -8,6 +8,7 @@ as long as it has not changed neither has the number in it.
 """
 
 import contextlib
+import os
 import sqlite3
 import threading
 import time
@@ -15,23 +16,25 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 
+from cardkeep.disk import SETTLED_NS, Stamp
 from cardkeep.media import index
 
 #: Users whose last usn is remembered, at about a kilobyte each.
 REMEMBERED = 1000
 
-# A file that was changed just now could be changed again without a trace in its times, which
-# may be as coarse as this (2 s on FAT).
-_SETTLED_NS = 2_500_000_000
-
 _State = tuple[int, int, int, int, int]
 
 
 class _Known(NamedTuple):
-    path: Path
-    log: Path
+    """An index, its last usn while it is in `state`, and the folder's stamp at that time.
+
+    Without a state, there was no index under that stamp.
+    """
+
+    path: str
     state: _State | None
     usn: int
+    stamp: Stamp | None
 
 
 class RestingIndexes:
@@ -42,29 +45,38 @@ class RestingIndexes:
         self._lock = threading.Lock()
         self._known: OrderedDict[str, _Known] = OrderedDict()
 
-    def last_usn(self, user: str) -> int | None:
+    def last_usn(self, user: str, stamp: Stamp | None = None) -> int | None:
         """The last usn; None if the index is in use, or not one that can be read so.
 
-        Raises FileNotFoundError if there is none.
+        `stamp` is that of the user's folder as of now: no file came or went while it is the same.
+        Raises FileNotFoundError if there is no index.
         """
         known = self._known.get(user) or self._unknown(user)
+        same_files = stamp is not None and known.stamp == stamp
+        if same_files and known.state is None:
+            raise FileNotFoundError(known.path)
         # Whoever opens the file makes a log before anything else. It must be looked for first:
         # what was committed before there is none is in the file.
-        if known.log.exists():
+        if not same_files and _has_log(known.path):
             return None
-        before = _state(known.path)
+        try:
+            before = _state(known.path)
+        except FileNotFoundError:
+            self._remember(user, _Known(known.path, None, 0, stamp))
+            raise
         if known.state == before:
+            if not same_files:
+                self._remember(user, known._replace(stamp=stamp))
             return known.usn
         usn = _read(known.path)
-        if usn is None or known.log.exists() or _state(known.path) != before:
+        if usn is None or _has_log(known.path) or _state(known.path) != before:
             return None
-        if time.time_ns() - before[3] > _SETTLED_NS:
-            self._remember(user, known._replace(state=before, usn=usn))
+        if time.time_ns() - before[3] > SETTLED_NS:
+            self._remember(user, _Known(known.path, before, usn, stamp))
         return usn
 
     def _unknown(self, user: str) -> _Known:
-        path = self._base / user / "media.db"
-        return _Known(path, path.with_name("media.db-wal"), None, 0)
+        return _Known(str(self._base / user / "media.db"), None, 0, None)
 
     def _remember(self, user: str, known: _Known) -> None:
         with self._lock:
@@ -74,8 +86,12 @@ class RestingIndexes:
                 self._known.popitem(last=False)
 
 
-def _state(path: Path) -> _State:
-    status = path.stat()
+def _has_log(path: str) -> bool:
+    return os.access(f"{path}-wal", os.F_OK)
+
+
+def _state(path: str) -> _State:
+    status = os.stat(path)  # noqa: PTH116 (on nearly each request, and Path is slow)
     return (
         status.st_dev,
         status.st_ino,
@@ -85,8 +101,8 @@ def _state(path: Path) -> _State:
     )
 
 
-def _read(path: Path) -> int | None:
+def _read(path: str) -> int | None:
     with contextlib.suppress(sqlite3.Error):
-        with contextlib.closing(index.connect_resting(path)) as connection:
+        with contextlib.closing(index.connect_resting(Path(path))) as connection:
             return index.last_usn(connection)
     return None

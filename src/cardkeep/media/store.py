@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from cardkeep.disk import Stamp
 from cardkeep.errors import BadRequest, MissingMedia, Unavailable
 from cardkeep.media import index
 from cardkeep.media.bringing import BroughtBack, Wish, bring_back
@@ -117,11 +118,14 @@ class MediaStore:
 
     # --- reading ------------------------------------------------------------------------
 
-    def last_usn(self, user: str) -> int:
-        """The number of the user's last media change. Short enough for the event loop."""
+    def last_usn(self, user: str, stamp: Stamp | None = None) -> int:
+        """The number of the user's last media change. Short enough for the event loop.
+
+        `stamp` is that of the user's folder as of now, if the caller has it: it saves looks.
+        """
         try:
             if not self.connections.has_idle(user):
-                usn = self._resting.last_usn(user)
+                usn = self._resting.last_usn(user, stamp)
                 if usn is not None:
                     return usn
             with self.connections.lend(user, hasty=True) as connection:

@@ -20,7 +20,8 @@ from cardkeep.sync.context import Context
 
 async def begin(context: Context, caller: Caller, message: MediaBegin) -> MediaBegun:
     """The last usn; versions 8-10 send the key back with each later request."""
-    return MediaBegun(context.media.last_usn(caller.user), caller.host_key)
+    stamp = context.library.folder(caller.user).stamp()
+    return MediaBegun(context.media.last_usn(caller.user, stamp), caller.host_key)
 
 
 async def changes(context: Context, caller: Caller, message: MediaChanges) -> MediaChangeList:

@@ -6,6 +6,7 @@ import sqlite3
 
 from cardkeep.backups import damage, notice
 from cardkeep.collection import config, header
+from cardkeep.disk import Stamp
 from cardkeep.errors import DamagedCollection, Unavailable, UnsupportedVersion
 from cardkeep.messages import Caller, Meta, MetaAnswer
 from cardkeep.sync.context import Context
@@ -37,34 +38,35 @@ async def meta(context: Context, caller: Caller, message: Meta) -> MetaAnswer:
 
 
 def _look(context: Context, caller: Caller, message: Meta) -> MetaAnswer:
+    folder = context.library.folder(caller.user)
+    stamp = folder.stamp()
     try:
-        with context.library.lend(caller.user) as db:
+        with context.library.lend(caller.user, stamp=stamp) as db:
             mod, scm, usn, empty = header.summary(db)
             hindrance = _hindrance(db, message.version)
     except DamagedCollection as error:
         return _damaged(context, caller, error)
     now_ms = context.now_ms()
-    folder = context.library.folder(caller.user)
-    words = hindrance or notice.tell(folder, caller.device, caller.session_key, now_ms)
+    words = hindrance or notice.tell(folder, caller.device, caller.session_key, now_ms, stamp)
     return MetaAnswer(
         mod=mod,
         scm=scm,
         usn=usn,
         now=now_ms // 1000,
-        media_usn=_media_usn(context, caller),
+        media_usn=_media_usn(context, caller, stamp),
         empty=empty,
         message=words,
         proceed=not hindrance,
     )
 
 
-def _media_usn(context: Context, caller: Caller) -> int:
+def _media_usn(context: Context, caller: Caller, stamp: Stamp | None) -> int:
     """The number of the last media change; 0 if the index cannot say.
 
     The collection can be synced all the same; the media sync that follows gets the error.
     """
     try:
-        return context.media.last_usn(caller.user)
+        return context.media.last_usn(caller.user, stamp)
     except Unavailable as error:
         log.warning("meta user=%s address=%s: %s", caller.user, caller.address, error)
         return 0
@@ -79,7 +81,7 @@ def _damaged(context: Context, caller: Caller, error: DamagedCollection) -> Meta
         scm=now_ms,
         usn=0,
         now=now_ms // 1000,
-        media_usn=_media_usn(context, caller),
+        media_usn=_media_usn(context, caller, None),
         empty=False,
         message=damage.told(caller.user, context.keeper.snapshots(caller.user).all()),
         proceed=False,
