@@ -8,6 +8,8 @@ from typing import Any
 from cardkeep.collection.rows import by_id
 from cardkeep.messages import Row
 
+_DID, _ODID = 2, 15
+
 # Buried cards go back to the queue of their type; learning cards are due at a time in
 # seconds or, when the step crosses a day, at a day number (docs/sync-protocol.md, 6.9).
 _QUEUE_OF_TYPE = """
@@ -28,6 +30,11 @@ def ids_since(db: sqlite3.Connection, min_usn: int, *, most: int = -1) -> list[i
 def notes_of(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, int]:
     """Those of `ids` that exist, with the note of each."""
     return dict(by_id(db, "SELECT id, nid FROM cards WHERE id IN ({places})", ids))
+
+
+def decks_of(rows: Sequence[Row]) -> set[int]:
+    """Ids of the decks in which received cards are, or are at home."""
+    return {row[_DID] for row in rows} | {row[_ODID] for row in rows if row[_ODID]}
 
 
 def read(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[tuple[Any, ...]]:

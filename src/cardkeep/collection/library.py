@@ -12,8 +12,8 @@ import queue
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -30,7 +30,12 @@ log = logging.getLogger(__name__)
 
 # A push of 200 reviews touches some 600 pages, scattered over the indexes, and many of them again
 # with the next push: what piles up is written back once. Closing an idle collection does the rest.
-_WAL_LIMIT = 16 * 1024 * 1024
+# Longer than what a log is cut to, so that the length of the file tells how long the log is.
+_WAL_LIMIT = database.JOURNAL_SIZE_LIMIT + 1024 * 1024
+# The users who committed last, whose pages stay in memory: at most database.CACHE_KIB each. A
+# device that pushed is often followed by another one that fetches, or by its own next sync.
+_KEEP_PAGES = 2
+_SHRINK_LATER = 100
 _CLOSE_IDLE_AFTER = 60.0
 
 
@@ -84,6 +89,8 @@ class Library:
         self._keep_open = keep_open
         self._folders = lru_cache(maxsize=1000)(lambda user: UserFolder(base / user))
         self._idle: OrderedDict[str, Open] = OrderedDict()
+        self._full: OrderedDict[str, None] = OrderedDict()  # who committed last
+        self._shrink_later: set[str] = set()
         self._guard = threading.Lock()
         self._chores: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._housekeeper = threading.Thread(target=self._keep_house, name="library", daemon=True)
@@ -105,6 +112,20 @@ class Library:
         transaction that is still open at the end is rolled back.
         """
         return Loan(self, user, heavy=heavy, stamp=stamp)
+
+    @contextmanager
+    def working(self, user: str) -> Iterator[sqlite3.Connection]:
+        """An open collection for a commit, to be used as that of `lend`.
+
+        What it read stays in memory until two other users have committed. Afterwards the WAL is
+        written back into the collection, off the request's path, if it has grown long.
+        """
+        try:
+            with self.lend(user) as db:
+                yield db
+        finally:
+            self._spare_others(user)
+            self.settle(user)
 
     def settle(self, user: str) -> None:
         """Has the WAL written back into the collection, later, if it has grown long."""
@@ -133,7 +154,8 @@ class Library:
         """Takes a collection back from its holder."""
         if held.db.in_transaction:
             held.db.execute("ROLLBACK")
-        if heavy:
+        if heavy or user in self._shrink_later:
+            self._shrink_later.discard(user)
             database.shrink(held.db)
         with self._guard:
             if user not in self._idle and len(self._idle) < self._keep_open:
@@ -212,13 +234,27 @@ class Library:
         for held in idle:
             database.close(held.db)
 
+    def _spare_others(self, user: str) -> None:
+        """Takes note of a commit, and has the pages of an earlier one given back."""
+        with self._guard:
+            self._full[user] = None
+            self._full.move_to_end(user)
+            if len(self._full) <= _KEEP_PAGES:
+                return
+            surplus, _ = self._full.popitem(last=False)
+        self._chores.put(partial(self._shrink, surplus))
+
+    def _shrink(self, user: str) -> None:
+        with self._guard:
+            held = self._idle.pop(user, None)
+            if held is None and len(self._shrink_later) < _SHRINK_LATER:
+                self._shrink_later.add(user)  # at work just now, if it is open at all
+        if held is not None:
+            self.give_back(user, held, heavy=True)
+
     def _checkpoint(self, user: str) -> None:
-        with self.lend(user, heavy=True) as db:
-            db.execute("PRAGMA busy_timeout = 0")
-            try:
-                db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            finally:
-                db.execute(f"PRAGMA busy_timeout = {database.BUSY_SECONDS * 1000:.0f}")
+        with self.lend(user) as db:
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
 
 def _identity(path: str) -> tuple[int, int] | None:

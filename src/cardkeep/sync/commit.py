@@ -67,6 +67,7 @@ class Applying(msgspec.Struct):
     deck_configs: Tally = msgspec.field(default_factory=Tally)
     tags: Tally = msgspec.field(default_factory=Tally)
     new_deck_names: bool = False
+    homes: set[int] = msgspec.field(default_factory=set)  # the decks of the cards that came
     former_names: list[Former] = msgspec.field(default_factory=list)
     sort_indexes: Mapping[int, int] = msgspec.field(default_factory=dict)
 
@@ -114,6 +115,7 @@ def _apply_chunk(applying: Applying, body: bytes) -> None:
         applying.reviews.added += revlog.add(db, chunk.revlog, usn)
     if chunk.cards:
         new, changed = cards.merge(db, chunk.cards, min_usn=min_usn, usn=usn)
+        applying.homes |= cards.decks_of(chunk.cards)
         applying.cards.added += new
         applying.cards.changed += changed
     if chunk.notes:

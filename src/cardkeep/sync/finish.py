@@ -48,11 +48,10 @@ def _finish(context: Context, caller: Caller) -> Finished:
         return told
     # No client leaves out the sanity check, but the protocol does not demand one.
     with (
-        context.library.lend(caller.user, heavy=True) as db,
+        context.library.working(caller.user) as db,
         session.live(context, caller) as (file, state),
     ):
         apply_and_commit(context, caller, db, file, state, expected=None)
-    context.library.settle(caller.user)
     told = _tell(context, caller, wait=True)
     if told is None:
         raise Conflict("the sync could not be committed")

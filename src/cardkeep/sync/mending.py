@@ -24,20 +24,30 @@ class Mended(msgspec.Struct, frozen=True):
 
 
 def mend(
-    db: sqlite3.Connection, state: State, now_ms: int, *, new_cards: int, new_deck_names: bool
+    db: sqlite3.Connection,
+    state: State,
+    now_ms: int,
+    *,
+    new_cards: int,
+    new_deck_names: bool,
+    homes: set[int],
 ) -> Mended | None:
     """Repairs what the sync in `state`, applied and checked, broke or left broken.
 
     `new_cards` is how many the sync added, whatever it deleted; `new_deck_names` whether a
-    deck was added or renamed. Returns None if there was nothing to repair.
+    deck was added or renamed; `homes` the decks of the cards that it stored, or more. Returns
+    None if there was nothing to repair.
     """
     usn, now = state.usn + 1, now_ms // 1000
     surplus = set(cards.of_deleted_notes(db, state.min_usn))
     if new_cards:
         surplus.update(cards.twins(db, min_usn=state.min_usn, usn=state.usn))
-    found = cards.without_deck(db, min_usn=state.min_usn, usn=state.usn)
-    homeless = [card for card in found if card not in surplus]
-    orphaned = new_deck_names or graves.has_decks(db, state.min_usn)
+    decks_deleted = graves.has_decks(db, state.min_usn)
+    homeless = []
+    if decks_deleted or not homes <= decks.all_ids(db):
+        found = cards.without_deck(db, min_usn=state.min_usn, usn=state.usn)
+        homeless = [card for card in found if card not in surplus]
+    orphaned = new_deck_names or decks_deleted
     parents = list(decks.missing_parents(decks.names(db))) if orphaned else []
     if not (surplus or homeless or parents):
         return None

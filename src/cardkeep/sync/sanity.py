@@ -31,7 +31,7 @@ async def sanity_check(context: Context, caller: Caller, message: SanityCheck) -
 
 def _check(context: Context, caller: Caller, message: SanityCheck) -> SanityAnswer:
     with (
-        context.library.lend(caller.user, heavy=True) as db,
+        context.library.working(caller.user) as db,
         session.live(context, caller) as (file, state),
     ):
         if message.counts is None:
@@ -40,7 +40,6 @@ def _check(context: Context, caller: Caller, message: SanityCheck) -> SanityAnsw
             _log_difference(caller, "its own check failed")
             return SanityAnswer(ok=False)
         server = apply_and_commit(context, caller, db, file, state, expected=message.counts)
-    context.library.settle(caller.user)
     ok = server == message.counts
     if not ok:
         _log_difference(caller, f"it has {message.counts}, the server {server}")
@@ -133,6 +132,7 @@ def _commit(
         now_ms,
         new_cards=applied.cards.added,
         new_deck_names=applied.new_deck_names,
+        homes=applied.homes,
     )
     if mended:
         usn, mod = usn + 1, mod + 1
