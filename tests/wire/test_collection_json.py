@@ -219,8 +219,8 @@ def test_answers_that_can_be_long_are_written_in_a_thread() -> None:
     """Short ones stay in the event loop."""
     long_note = (*NOTE[:6], "x" * 200_000)
     assert answers.is_small(messages.Nothing())
-    assert answers.is_small(Chunk(False, [REVIEW] * 84, [CARD] * 84, [NOTE] * 84))
-    assert not answers.is_small(Chunk(False, [REVIEW] * 400))
+    assert answers.is_small(Chunk(False, [REVIEW] * 300, [CARD] * 300, [NOTE] * 84))
+    assert not answers.is_small(Chunk(False, [REVIEW] * 1001))
     assert not answers.is_small(Chunk(True, notes=[long_note]))
     assert answers.is_small(messages.Changes(tags=["a"]))
     assert not answers.is_small(messages.Changes(decks=[deck.from_json(OBJECTS["deck"][0])] * 50))

@@ -66,6 +66,8 @@ def merge(
     A card hardly ever changes its note. Naming `nid` among the columns to update would
     rewrite its index entry each time, so it is set apart, only where it differs.
     """
+    if _are_all_known(db, rows, min_usn=min_usn, usn=usn):
+        return 0, len(rows)
     before = notes_of(db, [row[0] for row in rows])
     written = db.executemany(
         f"""
@@ -98,6 +100,25 @@ def merge(
     )
     new = len({row[0] for row in rows}) - len(before)
     return new, written - new
+
+
+def _are_all_known(db: sqlite3.Connection, rows: Sequence[Row], *, min_usn: int, usn: int) -> bool:
+    """Stores cards that exist, as a day's reviews are, at half the price.
+
+    False if some of them need more than that; then all of them are still to be merged.
+    """
+    if db.execute("SELECT 1 FROM cards WHERE id = ?", (rows[0][0],)).fetchone() is None:
+        return False
+    updated = db.executemany(
+        f"""
+        UPDATE cards SET
+            did = ?, ord = ?, mod = ?, usn = {usn:d}, type = ?, queue = ?, due = ?, ivl = ?,
+            factor = ?, reps = ?, lapses = ?, left = ?, odue = ?, odid = ?, flags = ?, data = ?
+        WHERE id = ? AND nid = ? AND NOT (usn >= {min_usn:d} AND mod > ?)
+        """,
+        [(*row[2:5], *row[6:], row[0], row[1], row[4]) for row in rows],
+    ).rowcount
+    return updated == len(rows)
 
 
 def delete(db: sqlite3.Connection, ids: Iterable[int]) -> int:

@@ -71,6 +71,10 @@ def _day_and_amount(value: Any) -> tuple[int, int]:
     """The last two elements; 0 for what is no integer of 64 bits or is not there."""
     if type(value) is not list:
         raise Unfit("expected a list")
+    if len(value) == 2 and type(value[0]) is type(value[1]) is int:
+        day, amount = value  # as all clients write it
+        if INT32_MIN <= day <= INT32_MAX and INT32_MIN <= amount <= INT32_MAX:
+            return day, amount
     day, amount = map(_INT64_OR_0, value[-2:] if len(value) > 1 else [0, 0, *value][-2:])
     return wrapped_int32(day), wrapped_int32(amount)
 
@@ -199,6 +203,8 @@ _FILTERED = Table(
     Key("previewGoodSecs", UINT32, "uint32 preview_good_secs = 6", absent=0),
 )
 
+_KNOWN = {table: _DECK.names | table.names for table in (_NORMAL, _FILTERED)}
+
 # Never taken out of `other` again. Those of filtered decks are not among them: a normal
 # deck that a client turned out of a filtered one keeps them there.
 _RESERVED = _DECK.names - {"return"} | _NORMAL.names - {"md"}
@@ -234,7 +240,7 @@ def from_json(obj: object) -> Deck:
     filtered = deck.columns["filtered"]
     table = _FILTERED if filtered else _NORMAL
     special = table.read(obj, where)
-    other = other_keys(obj, _DECK.names | table.names, where)
+    other = other_keys(obj, _KNOWN[table], where)
     common = _Common(**deck.fields, **_studied(deck.columns), other=pack_other(other, where))
     kind = _Kind(**{"filtered" if filtered else "normal": special.fields})
     return Deck(

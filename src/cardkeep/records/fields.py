@@ -99,6 +99,11 @@ class Table:
     def __init__(self, *keys: Key) -> None:
         self.keys: Sequence[Key] = keys
         self.names = frozenset(key.name for key in keys)
+        # What `read` does with each, put together once.
+        self._readings = tuple(
+            (key.name, key.read, key.absent, key.column, key.fields, bool(key.second))
+            for key in keys
+        )
 
     def lines(self) -> Iterable[str]:
         """The protobuf fields, `other` not among them."""
@@ -106,24 +111,27 @@ class Table:
 
     def read(self, json: Mapping[str, Any], where: str) -> Kept:
         """What is kept of the object; BadRequest, with `where` and the key, if it is wrong."""
-        kept = Kept({}, {})
-        for key in self.keys:
-            value = json.get(key.name, REQUIRED)
-            if value is not REQUIRED:
+        columns: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
+        for name, read, absent, column, names, is_pair in self._readings:
+            if name in json:
                 try:
-                    value = key.read(value)
+                    value = read(json[name])
                 except (Unfit, BadRequest) as error:
-                    raise BadRequest(f"{where}: {key.name}: {error}") from error
-            elif key.absent is REQUIRED:
-                raise BadRequest(f"{where}: {key.name} is missing")
+                    raise BadRequest(f"{where}: {name}: {error}") from error
+            elif absent is REQUIRED:
+                raise BadRequest(f"{where}: {name} is missing")
             else:
-                value = key.absent
-            if key.column:
-                kept.columns[key.column] = value
-            elif value is not None:
-                values = value if key.second else (value,)
-                kept.fields.update(zip(key.fields, values, strict=False))
-        return kept
+                value = absent
+            if column:
+                columns[column] = value
+            elif value is None or not names:
+                pass
+            elif is_pair:
+                fields[names[0]], fields[names[1]] = value
+            else:
+                fields[names[0]] = value
+        return Kept(columns, fields)
 
     def write(self, columns: Mapping[str, Any], message: Message) -> dict[str, Any]:
         """The JSON object, without the keys that came with `other`."""
@@ -167,6 +175,8 @@ def number_or_text(low: int, high: int) -> Reading:
     strict = integer(low, high)
 
     def read(value: Any) -> Any:
+        if type(value) is int and low <= value <= high:
+            return value
         return strict(_number_in(value))
 
     return read

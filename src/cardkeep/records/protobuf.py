@@ -69,6 +69,8 @@ def with_unknown(kind: type[Message], stored: bytes, received: bytes, what: str)
     What was stored may be broken, which is no reason to refuse its replacement. BadRequest,
     naming `what`, if `received` is.
     """
+    if stored == received:
+        return received
     new = decode(kind, received, what)
     try:
         old = decode(kind, stored, what)

@@ -30,6 +30,9 @@ from cardkeep.sync.renames import make_way, sending_order
 
 # Objects of both sides together take a tenth of a millisecond or two to look at.
 _FEW = 24
+# Numbers and texts in a configuration; those of clients have some 60.
+_FEW_VALUES = 500
+_SHORT_TEXT = 100
 
 
 async def apply_changes(context: Context, caller: Caller, message: ApplyChanges) -> Changes:
@@ -101,7 +104,7 @@ def _exchange(context: Context, caller: Caller, received: Changes, *, hasty: boo
 def _are_many(db: sqlite3.Connection, received: Changes, state: State) -> bool:
     """Whether there is more to exchange than can be done in passing."""
     incoming = len(received.notetypes) + len(received.decks) + len(received.tags)
-    if incoming > _FEW or received.conf is not None:
+    if incoming > _FEW or _left_of(_FEW_VALUES, received.conf) <= 0:
         return True
     (outgoing,) = db.execute(
         """
@@ -113,6 +116,20 @@ def _are_many(db: sqlite3.Connection, received: Changes, state: State) -> bool:
         (state.min_usn,) * 4,
     ).fetchone()
     return bool(outgoing > _FEW)
+
+
+def _left_of(budget: int, value: object) -> int:
+    """A budget less the numbers and texts in a value; none, or less, if it is not enough."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            if budget <= 0:
+                break
+            budget = _left_of(budget, inner)
+    elif isinstance(value, str):
+        budget -= len(value) // _SHORT_TEXT
+    return budget - 1
 
 
 # --- what comes in ----------------------------------------------------------------------
