@@ -2,6 +2,7 @@
 """Request bodies as they come in: counted, given up when they stall, kept in bounded memory."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,8 +88,10 @@ class Incoming:
         limits = self._limits
         most = self.size + (limits.discarded_of_user if known else limits.discarded)
         seconds = limits.discard_seconds_of_user if known else limits.discard_seconds
+        # Outside of a task the body is here as a whole (`begun`), and nothing waits.
+        in_time = asyncio.timeout(seconds) if asyncio.current_task() else contextlib.nullcontext()
         try:
-            async with asyncio.timeout(seconds):
+            async with in_time:
                 while not self.complete and self.size <= most:
                     await self._next()
         except (BadRequest, TimeoutError):
