@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What users are told through the protocol, and how often."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,18 @@ def test_the_last_notice_counts(folder: UserFolder) -> None:
     assert notice.tell(folder, "1", "b", 3) == "two"
     notice.drop(folder)
     assert notice.tell(folder, "2", "c", 4) == ""
+
+
+def test_what_another_process_puts_is_told_at_once(folder: UserFolder) -> None:
+    """Also if it was known for long that there was nothing to tell."""
+    folder.make()
+    os.utime(folder.root, (1_000_000_000, 1_000_000_000))
+    stamp = folder.stamp()
+    assert stamp is not None
+    assert notice.tell(folder, "1", "a", 1, stamp) == ""
+    assert folder.stamp() == stamp
+    notice.put(UserFolder(folder.root), "words", 2)
+    assert notice.tell(folder, "1", "b", 3, folder.stamp()) == "words"
 
 
 def test_a_damaged_notice_keeps_nobody_from_syncing(folder: UserFolder) -> None:

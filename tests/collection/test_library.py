@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Lending collections."""
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -75,6 +76,68 @@ def test_a_replaced_file_is_noticed(library: Library, tmp_path: Path) -> None:
             assert header.read(db).usn == 0
     finally:
         fresh.close()
+
+
+def test_a_replaced_file_is_noticed_by_the_stamp(library: Library, tmp_path: Path) -> None:
+    """The stamp saves a look at the file only as long as no file was replaced."""
+    for user, usn in (("ana", 5), ("bob", 6)):
+        with library.lend(user) as db:
+            header.set_synced(db, mod=1, ls=1, usn=usn)
+    library.close()
+    fresh = Library(tmp_path, now_ms=lambda: NOW)
+    folder = fresh.folder("ana")
+    try:
+        with fresh.lend("ana"):
+            pass
+        os.utime(folder.root, (1_000_000_000, 1_000_000_000))
+        for _ in range(2):
+            stamp = folder.stamp()
+            assert stamp is not None
+            with fresh.lend("ana", stamp=stamp) as db:
+                assert header.read(db).usn == 5
+        (tmp_path / "bob" / "collection.anki2").rename(folder.collection)
+        for side in ("-wal", "-shm"):
+            (folder.root / f"collection.anki2{side}").unlink(missing_ok=True)
+        assert folder.stamp() is None
+        os.utime(folder.root, (1_100_000_000, 1_100_000_000))
+        stamp = folder.stamp()
+        assert stamp is not None
+        with fresh.lend("ana", stamp=stamp) as db:
+            assert header.read(db).usn == 6
+    finally:
+        fresh.close()
+
+
+def test_the_log_does_not_grow_without_end(library: Library) -> None:
+    """What was written back is written over."""
+    with library.lend("ana") as db:
+        db.execute("CREATE TABLE filler (text BLOB)")
+        db.execute("INSERT INTO filler VALUES (NULL)")
+    log = library.folder("ana").root / "collection.anki2-wal"
+    longest = 0
+    for _ in range(40):
+        with library.working("ana") as db:
+            db.execute("UPDATE filler SET text = randomblob(2000000)")
+        longest = max(longest, log.stat().st_size)
+        # What was put among the chores before is done now.
+        done = threading.Event()
+        library._chores.put(done.set)
+        assert done.wait(30)
+    assert 15_000_000 < longest < 25_000_000
+
+
+def test_the_pages_of_few_stay_in_memory(library: Library) -> None:
+    """Those of the users who committed last, also if they were at work when others came."""
+    first = library.take("ana")
+    for user in ("ana", "bob", "eva"):
+        with library.working(user) as db:
+            header.read(db)
+    library.give_back("ana", first, heavy=False)
+    done = threading.Event()
+    library._chores.put(done.set)
+    assert done.wait(30)
+    keeping = {user for user, held in library._idle.items() if held.keeps_pages}
+    assert keeping == {"bob", "eva"}
 
 
 def test_few_files_stay_open(library: Library) -> None:

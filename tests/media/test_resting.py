@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cardkeep.disk import Stamp, stamp
 from cardkeep.media import index
 from cardkeep.media.resting import RestingIndexes
 from cardkeep.media.store import MediaStore
@@ -73,6 +74,20 @@ def test_it_is_read_once_and_then_remembered(
     assert resting.last_usn(USER) == 1
 
 
+def test_a_first_index_is_noticed(tmp_path: Path) -> None:
+    """Also if it was known for long that there was none."""
+    folder = tmp_path / USER
+    folder.mkdir()
+    os.utime(folder, (1_000_000_000, 1_000_000_000))
+    store = MediaStore(tmp_path)
+    for _ in range(2):
+        known = stamp(str(folder))
+        assert known is not None
+        assert store.last_usn(USER, known) == 0
+    once(tmp_path, ("a", b"1"))
+    assert store.last_usn(USER, stamp(str(folder))) == 1
+
+
 def test_a_file_that_was_just_changed_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,9 +106,14 @@ def test_a_file_that_was_just_changed_is_read_again(
     assert len(reads) == 3
 
 
+@pytest.mark.parametrize("stamped", [False, True], ids=["looking", "by the folder's stamp"])
 @pytest.mark.parametrize("seed", range(5))
-def test_it_is_always_the_last_one(seed: int, tmp_path: Path) -> None:
+def test_it_is_always_the_last_one(seed: int, stamped: bool, tmp_path: Path) -> None:
     """Whoever changes the index, whoever has it open, however long ago it was changed."""
+
+    def now() -> Stamp | None:
+        return stamp(str(tmp_path / USER)) if stamped else None
+
     rng = random.Random(seed)
     stores = [MediaStore(tmp_path) for _ in range(3)]
     once(tmp_path, ("a", b"0"))
@@ -109,7 +129,8 @@ def test_it_is_always_the_last_one(seed: int, tmp_path: Path) -> None:
             stores[number] = MediaStore(tmp_path)
         elif what == 2 and files(tmp_path) == ["media.db"]:
             age(tmp_path)
-        assert [store.last_usn(USER) for store in stores] == [usn] * 3
+            os.utime(tmp_path / USER, (1_000_000_000, 1_000_000_000))
+        assert [store.last_usn(USER, now()) for store in stores] == [usn] * 3
     for store in stores:
         store.close()
     on_disk(tmp_path).check()

@@ -203,9 +203,9 @@ class AccountStore:
         """The device that a host key belongs to, or None if it belongs to none any more.
 
         Short, and never waits: one row is read, or none while nothing in the file changed
-        since the same device was here. That it was used is noted in memory and written a
-        little later by another thread, at most every few minutes or when the client or
-        address is another one.
+        since the same device was here, which is looked at each TRUSTED seconds. That it was
+        used is noted in memory and written a little later by another thread, at most every few
+        minutes or when the client or address is another one.
         """
         now = _time(now)
         self._forget_what_changed()
@@ -497,6 +497,8 @@ class AccountStore:
         """
         name, moment = check_name(name), int(_time(now))
         passwords.check_phc(password)
+        # Not waited for: thousands come in one go. Keys end by this only of a user whom nobody
+        # claims, and a server that runs meanwhile knows within TRUSTED.
         with self._writing() as connection:
             user = _insert_or_adopt(connection, name, "own", password, moment)
             for key in dict.fromkeys(keys):
@@ -587,7 +589,7 @@ class AccountStore:
         with self._reading() as connection:
             if not self._environment_differs(connection):
                 return
-        with self._ending_keys() as connection:
+        with self._writing() as connection:
             recorded = _sources(connection)
             for name in self._environment:
                 source = recorded.get(name)

@@ -66,7 +66,7 @@ def merge(
     A card hardly ever changes its note. Naming `nid` among the columns to update would
     rewrite its index entry each time, so it is set apart, only where it differs.
     """
-    if _are_all_known(db, rows, min_usn=min_usn, usn=usn):
+    if _update_all(db, rows, min_usn=min_usn, usn=usn):
         return 0, len(rows)
     before = notes_of(db, [row[0] for row in rows])
     written = db.executemany(
@@ -102,10 +102,11 @@ def merge(
     return new, written - new
 
 
-def _are_all_known(db: sqlite3.Connection, rows: Sequence[Row], *, min_usn: int, usn: int) -> bool:
-    """Stores cards that exist, as a day's reviews are, at half the price.
+def _update_all(db: sqlite3.Connection, rows: Sequence[Row], *, min_usn: int, usn: int) -> bool:
+    """Stores cards that all exist and win, as a day's reviews do, at half the price.
 
-    False if some of them need more than that; then all of them are still to be merged.
+    False if some are new, moved to another note or older: then all are still to be merged,
+    which changes nothing about those that were stored here.
     """
     if db.execute("SELECT 1 FROM cards WHERE id = ?", (rows[0][0],)).fetchone() is None:
         return False

@@ -35,7 +35,6 @@ _WAL_LIMIT = database.JOURNAL_SIZE_LIMIT + 1024 * 1024
 # The users who committed last, whose pages stay in memory: at most database.CACHE_KIB each. A
 # device that pushed is often followed by another one that fetches, or by its own next sync.
 _KEEP_PAGES = 2
-_SHRINK_LATER = 100
 _CLOSE_IDLE_AFTER = 60.0
 
 
@@ -47,6 +46,7 @@ class Open:
     path: str
     file: tuple[int, int]
     stamp: Stamp | None = None  # of the folder, when the file was last looked at
+    keeps_pages: bool = False
 
 
 class Loan:
@@ -89,8 +89,7 @@ class Library:
         self._keep_open = keep_open
         self._folders = lru_cache(maxsize=1000)(lambda user: UserFolder(base / user))
         self._idle: OrderedDict[str, Open] = OrderedDict()
-        self._full: OrderedDict[str, None] = OrderedDict()  # who committed last
-        self._shrink_later: set[str] = set()
+        self._keeping: OrderedDict[str, None] = OrderedDict()  # whose pages stay in memory
         self._guard = threading.Lock()
         self._chores: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._housekeeper = threading.Thread(target=self._keep_house, name="library", daemon=True)
@@ -120,11 +119,11 @@ class Library:
         What it read stays in memory until two other users have committed. Afterwards the WAL is
         written back into the collection, off the request's path, if it has grown long.
         """
+        self._keep_pages(user)
         try:
             with self.lend(user) as db:
                 yield db
         finally:
-            self._spare_others(user)
             self.settle(user)
 
     def settle(self, user: str) -> None:
@@ -154,9 +153,10 @@ class Library:
         """Takes a collection back from its holder."""
         if held.db.in_transaction:
             held.db.execute("ROLLBACK")
-        if heavy or user in self._shrink_later:
-            self._shrink_later.discard(user)
+        keeps_pages = user in self._keeping
+        if heavy or (held.keeps_pages and not keeps_pages):
             database.shrink(held.db)
+        held.keeps_pages = keeps_pages
         with self._guard:
             if user not in self._idle and len(self._idle) < self._keep_open:
                 self._idle[user] = held
@@ -234,23 +234,21 @@ class Library:
         for held in idle:
             database.close(held.db)
 
-    def _spare_others(self, user: str) -> None:
-        """Takes note of a commit, and has the pages of an earlier one given back."""
+    def _keep_pages(self, user: str) -> None:
+        """From now on the user's pages stay in memory, and those of an earlier one do not."""
         with self._guard:
-            self._full[user] = None
-            self._full.move_to_end(user)
-            if len(self._full) <= _KEEP_PAGES:
+            self._keeping[user] = None
+            self._keeping.move_to_end(user)
+            if len(self._keeping) <= _KEEP_PAGES:
                 return
-            surplus, _ = self._full.popitem(last=False)
+            surplus, _ = self._keeping.popitem(last=False)
         self._chores.put(partial(self._shrink, surplus))
 
     def _shrink(self, user: str) -> None:
         with self._guard:
             held = self._idle.pop(user, None)
-            if held is None and len(self._shrink_later) < _SHRINK_LATER:
-                self._shrink_later.add(user)  # at work just now, if it is open at all
-        if held is not None:
-            self.give_back(user, held, heavy=True)
+        if held is not None:  # one that is at work gives its pages back when it returns
+            self.give_back(user, held, heavy=False)
 
     def _checkpoint(self, user: str) -> None:
         with self.lend(user) as db:

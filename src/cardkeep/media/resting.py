@@ -62,10 +62,11 @@ class RestingIndexes:
         try:
             before = _state(known.path)
         except FileNotFoundError:
-            self._remember(user, _Known(known.path, None, 0, stamp))
+            if stamp is not None:
+                self._remember(user, _Known(known.path, None, 0, stamp))
             raise
         if known.state == before:
-            if not same_files:
+            if stamp is not None and not same_files:
                 self._remember(user, known._replace(stamp=stamp))
             return known.usn
         usn = _read(known.path)

@@ -175,9 +175,7 @@ def number_or_text(low: int, high: int) -> Reading:
     strict = integer(low, high)
 
     def read(value: Any) -> Any:
-        if type(value) is int and low <= value <= high:
-            return value
-        return strict(_number_in(value))
+        return strict(value if type(value) is int else _number_in(value))
 
     return read
 

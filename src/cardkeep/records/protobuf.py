@@ -69,9 +69,9 @@ def with_unknown(kind: type[Message], stored: bytes, received: bytes, what: str)
     What was stored may be broken, which is no reason to refuse its replacement. BadRequest,
     naming `what`, if `received` is.
     """
+    new = decode(kind, received, what)
     if stored == received:
         return received
-    new = decode(kind, received, what)
     try:
         old = decode(kind, stored, what)
     except BadRequest:

@@ -179,8 +179,7 @@ def _read_apply_changes(payload: JsonText) -> messages.ApplyChanges:
     return messages.ApplyChanges(
         messages.Changes(
             notetypes=[notetype.from_json(_value(raw, "notetype")) for raw in body.models],
-            # What is kept of a deck is looked at key by key.
-            decks=[deck.from_json(_decode(_VALUE, raw, "deck")) for raw in decks],
+            decks=[deck.from_json(_value(raw, "deck")) for raw in decks],
             deck_configs=[
                 deck_config.from_json(_value(raw, "deck config")) for raw in deck_configs
             ],
