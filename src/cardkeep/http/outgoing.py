@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Callable
 
 from cardkeep.errors import Unavailable
-from cardkeep.http.asgi import Headers, Receive, Send
+from cardkeep.http.asgi import Headers, Message, Receive, Send
 from cardkeep.http.errors import Gone
 from cardkeep.http.workers import Workers
 from cardkeep.messages import ByteSource
@@ -45,27 +45,32 @@ class Outgoing:
         Raises Gone when the client closed the connection or takes nothing for
         `idle_seconds`. The body of the request must have been read.
         """
-        # Servers swallow what is sent after a disconnect: without a look at it the rest
-        # of a collection would be packed for nobody.
-        gone = asyncio.ensure_future(receive())
+        gone: asyncio.Future[Message] | None = None
         more = True
         try:
             while more:
                 piece, more = await self._workers.run(self._next)
+                if more and gone is None:
+                    # Servers swallow what is sent after a disconnect: without a look at it the
+                    # rest of a collection would be packed for nobody.
+                    gone = asyncio.ensure_future(receive())
                 async with asyncio.timeout(idle_seconds):
                     await self._send(send, piece, more)
-                if more and gone.done():
+                if more and gone is not None and gone.done():
                     raise Gone
         except TimeoutError:
             raise Gone from None
         finally:
-            gone.cancel()
+            if gone is not None:
+                gone.cancel()
             if self._source is not None:
                 await asyncio.shield(self._workers.run(self._close))
 
     async def _send(self, send: Send, piece: bytes, more: bool) -> None:
         if not self.started:
             self.started = True
+            if self._packed and not more:  # all there is: in chunks it would be copied once more
+                self._headers.append((b"content-length", b"%d" % len(piece)))
             start = {"type": "http.response.start", "status": 200, "headers": self._headers}
             await send(start)
         if piece or not more:

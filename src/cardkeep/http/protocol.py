@@ -20,6 +20,8 @@ from cardkeep.http.errors import logger
 
 # Web servers take 8 to 64 KiB; a client of ours sends some 300 bytes.
 MOST_HEAD = 64 * 1024
+# More than this is not copied to go out in one piece with its head.
+LARGE = 64 * 1024
 # Whoever is still sending when a connection is closed is told of a broken connection instead of
 # the answer; so what comes is dropped for a moment.
 LINGER_SECONDS = 2.0
@@ -123,7 +125,11 @@ class CorkedTransport:
         """Writes, together with what was held back."""
         if self._held:
             held, self._held = self._held, b""
-            self._transport.write(held + data)
+            if len(data) < LARGE:
+                self._transport.write(held + data)
+            else:
+                self._transport.write(held)
+                self._transport.write(data)
         elif data.startswith(b"HTTP/1.1 200"):
             self._held = data
             self._loop.call_soon(self._flush)

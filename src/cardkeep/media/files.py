@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -216,7 +217,9 @@ def sha1_of_source(source: ByteSource) -> bytes:
 
 def pieces(source: ByteSource) -> Iterator[bytes]:
     """All bytes of a source, a MiB at a time."""
-    while piece := source.read(_PIECE):
+    left = source.size
+    while piece := source.read(min(max(left, 1), _PIECE)):  # room that is not needed costs, too
+        left -= len(piece)
         yield piece
 
 
@@ -240,6 +243,17 @@ def write_all(descriptor: int, data: bytes) -> None:
     written = os.write(descriptor, data)
     while written < len(data):
         written += os.write(descriptor, memoryview(data)[written:])
+
+
+def begin_flush(descriptor: int) -> None:
+    """Has the system begin to put a file on disk, and does not wait for it.
+
+    Linux does so when told that the bytes are not needed any more; it then keeps in memory what
+    is on its way. Where the advice is not known or not taken, a flush does it all.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def names_in(folder: int) -> set[str]:

@@ -52,6 +52,7 @@ from cardkeep.media.files import (
     NEW_FILE,
     NOT_THERE,
     MediaFolder,
+    begin_flush,
     copy_file,
     names_in,
     open_folder,
@@ -227,7 +228,9 @@ class Upload:
 
     def flush(self) -> None:
         """Returns when all that was written aside is on disk."""
-        # All are written before the first is flushed: the file system then writes them together.
+        # All are on their way to the disk before the first is waited for, so they go together.
+        for descriptor in self._unflushed.values():
+            begin_flush(descriptor)
         for descriptor in self._unflushed.values():
             os.fsync(descriptor)
         self._close_unflushed()

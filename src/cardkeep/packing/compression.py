@@ -238,12 +238,23 @@ class ZstdPacker:
     """A zstd frame that tells its content size; `size` must be what is fed in all."""
 
     def __init__(self, size: int) -> None:
-        self._packer = zstandard.ZstdCompressor(level=LEVEL).compressobj(size=size)
+        self._size = size
+        self._packer: zstandard.ZstdCompressionObj | None = None
+        self._is_whole = False
 
     def feed(self, data: bytes) -> bytes:
         """See `Packer.feed`."""
-        return self._packer.compress(data)
+        if self._packer is None and len(data) == self._size:
+            # A stream takes a mebibyte of buffers of its own, and copies everything into them.
+            self._is_whole = True
+            return pack(data)
+        return self._stream().compress(data)
 
     def finish(self) -> bytes:
         """See `Packer.finish`."""
-        return self._packer.flush()
+        return b"" if self._is_whole else self._stream().flush()
+
+    def _stream(self) -> "zstandard.ZstdCompressionObj":
+        if self._packer is None:
+            self._packer = zstandard.ZstdCompressor(level=LEVEL).compressobj(size=self._size)
+        return self._packer

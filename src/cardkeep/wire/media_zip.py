@@ -268,7 +268,7 @@ def _stored(crc: int, size: int, start: int) -> Member:
 
 
 def _read_whole(source: ByteSource) -> bytes:
-    data = source.read(_PIECE)
+    data = source.read(min(source.size, _PIECE))  # room that is not needed costs, too
     if len(data) == source.size:
         return data
     pieces = [data]
