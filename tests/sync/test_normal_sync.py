@@ -277,6 +277,18 @@ def test_an_empty_chunk_is_enough(world: World) -> None:
     assert world.device("phone").sync().chunks == [Chunk(done=True, revlog=[], cards=[], notes=[])]
 
 
+@pytest.mark.parametrize("reviews", [1, 3000])
+def test_after_the_last_chunk_comes_an_empty_one(world: World, reviews: int) -> None:
+    """A client that asks once more gets no row twice; however many chunks there were."""
+    world.device("phone").sync(revlog=[review(i, 1) for i in range(1, reviews + 1)])
+    tablet = world.device("tablet")
+    tablet.meta()
+    tablet.start()
+    tablet.change()
+    assert sum(len(chunk.revlog) for chunk in tablet.fetch()) == reviews
+    assert tablet.fetch() == [Chunk(done=True)]
+
+
 def test_legacy_deletions_come_with_the_start(world: World) -> None:
     """They are applied like all others, and not sent back."""
     phone = world.device("phone")

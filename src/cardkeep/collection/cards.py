@@ -10,6 +10,14 @@ from cardkeep.messages import Row
 
 _DID, _ODID = 2, 15
 
+# What a client reads as a number is given as one, also where it is a real or a text.
+_ROWS = """
+    SELECT id, nid, did, ord, cast(mod AS integer), usn, type, queue,
+        cast(due AS integer), cast(ivl AS integer), factor, reps, lapses, left,
+        cast(odue AS integer), odid, flags, data
+    FROM cards
+"""
+
 # Buried cards go back to the queue of their type; learning cards are due at a time in
 # seconds or, when the step crosses a day, at a day number (docs/sync-protocol.md, 6.9).
 _QUEUE_OF_TYPE = """
@@ -27,6 +35,11 @@ def ids_since(db: sqlite3.Connection, min_usn: int, *, most: int = -1) -> list[i
     return [row[0] for row in rows]
 
 
+def since(db: sqlite3.Connection, min_usn: int) -> list[Row]:
+    """All cards that a client at `min_usn` has not seen, as rows."""
+    return db.execute(f"{_ROWS} WHERE usn >= ?", (min_usn,)).fetchall()
+
+
 def notes_of(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, int]:
     """Those of `ids` that exist, with the note of each."""
     return dict(by_id(db, "SELECT id, nid FROM cards WHERE id IN ({places})", ids))
@@ -38,20 +51,8 @@ def decks_of(rows: Sequence[Row]) -> set[int]:
 
 
 def read(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[tuple[Any, ...]]:
-    """The cards that exist among `ids`, as rows.
-
-    Columns in which a client reads a real or a text as a number are given as one.
-    """
-    return by_id(
-        db,
-        """
-        SELECT id, nid, did, ord, cast(mod AS integer), usn, type, queue,
-            cast(due AS integer), cast(ivl AS integer), factor, reps, lapses, left,
-            cast(odue AS integer), odid, flags, data
-        FROM cards WHERE id IN ({places})
-        """,
-        ids,
-    )
+    """The cards that exist among `ids`, as rows."""
+    return by_id(db, f"{_ROWS} WHERE id IN ({{places}})", ids)
 
 
 def merge(

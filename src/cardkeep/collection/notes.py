@@ -10,11 +10,18 @@ from cardkeep.errors import BadRequest
 from cardkeep.messages import Row
 from cardkeep.records.note import note_fields, sort_field_and_checksum
 
+_ROWS = "SELECT id, guid, mid, mod, usn, tags, flds FROM notes"
+
 
 def ids_since(db: sqlite3.Connection, min_usn: int, *, most: int = -1) -> list[int]:
     """Ids of notes that a client at `min_usn` has not seen, at `most` so many; -1 for all."""
     rows = db.execute("SELECT id FROM notes WHERE usn >= ? LIMIT ?", (min_usn, most))
     return [row[0] for row in rows]
+
+
+def since(db: sqlite3.Connection, min_usn: int) -> Iterator[Row]:
+    """All notes that a client at `min_usn` has not seen, as `read` gives them."""
+    return db.execute(f"{_ROWS} WHERE usn >= ?", (min_usn,))
 
 
 def keys_of(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, tuple[int, int]]:
@@ -28,14 +35,7 @@ def read(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[tuple[Any, ...]
 
     They ascend as `ids` do.
     """
-    return by_id(
-        db,
-        """
-        SELECT id, guid, mid, mod, usn, tags, flds
-        FROM notes WHERE id IN ({places}) ORDER BY id
-        """,
-        ids,
-    )
+    return by_id(db, f"{_ROWS} WHERE id IN ({{places}}) ORDER BY id", ids)
 
 
 def merge(

@@ -8,11 +8,23 @@ from typing import Any
 from cardkeep.collection.rows import by_id
 from cardkeep.messages import Row
 
+# What a client reads as a number is given as one, also where it is a real or a text.
+_ROWS = """
+    SELECT id, cid, usn, ease, cast(ivl AS integer), cast(lastIvl AS integer),
+        cast(factor AS integer), cast(time AS integer), type
+    FROM revlog
+"""
+
 
 def ids_since(db: sqlite3.Connection, min_usn: int, *, most: int = -1) -> list[int]:
     """Ids of reviews that a client at `min_usn` has not seen, at `most` so many; -1 for all."""
     rows = db.execute("SELECT id FROM revlog WHERE usn >= ? LIMIT ?", (min_usn, most))
     return [row[0] for row in rows]
+
+
+def since(db: sqlite3.Connection, min_usn: int) -> list[Row]:
+    """All reviews that a client at `min_usn` has not seen, as rows."""
+    return db.execute(f"{_ROWS} WHERE usn >= ?", (min_usn,)).fetchall()
 
 
 def ids_between(db: sqlite3.Connection, first_usn: int, last_usn: int) -> list[int]:
@@ -23,15 +35,7 @@ def ids_between(db: sqlite3.Connection, first_usn: int, last_usn: int) -> list[i
 
 def read(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[tuple[Any, ...]]:
     """The reviews that exist among `ids`, as rows."""
-    return by_id(
-        db,
-        """
-        SELECT id, cid, usn, ease, cast(ivl AS integer), cast(lastIvl AS integer),
-            cast(factor AS integer), cast(time AS integer), type
-        FROM revlog WHERE id IN ({places})
-        """,
-        ids,
-    )
+    return by_id(db, f"{_ROWS} WHERE id IN ({{places}})", ids)
 
 
 def add(db: sqlite3.Connection, rows: Sequence[Row], usn: int) -> int:

@@ -68,6 +68,11 @@ class Outgoing(msgspec.Struct, frozen=True):
     sent: int = 0
     at: int = 0
 
+    @property
+    def all(self) -> int:
+        """Of all kinds together."""
+        return self.notes + self.cards + self.revlog
+
 
 class State(msgspec.Struct, frozen=True):
     """What spans the requests of a sync.

@@ -4,7 +4,7 @@
 import bisect
 import itertools
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 
 import msgspec
@@ -39,43 +39,83 @@ def _next(context: Context, caller: Caller, *, hasty: bool) -> Chunk:
         context.library.lend(caller.user) as db,
         session.live(context, caller, wait=not hasty) as (file, state),
     ):
-        if hasty and (state.outgoing is not None or _are_many(db, state)):
-            raise session.Long
-        largest = _ROWS.get(state.protocol, _OLD_ROWS)
-        if state.outgoing is None:
-            outgoing, withheld, ids = _work_out(context, db, caller, file, state)
-            chunk, sent = _read(db, outgoing, ids[:largest])
-            if not chunk.done:
-                outgoing = msgspec.structs.replace(outgoing, at=file.keep_outgoing(ids))
-            state = msgspec.structs.replace(state, withheld=withheld)
+        outgoing = state.outgoing
+        if outgoing is None:
+            numbers = _numbers_since(db, state.min_usn, most=_largest(state) + 1)
+            if hasty and sum(numbers) > _IN_PASSING:
+                raise session.Long
+            chunk, state = _first(context, caller, db, file, state, numbers)
+        elif outgoing.sent < outgoing.all:
+            if hasty:
+                raise session.Long
+            ids = file.outgoing(outgoing.at, outgoing.sent, _largest(state))
+            chunk, outgoing = _read(db, outgoing, ids)
+            state = msgspec.structs.replace(state, outgoing=outgoing)
         else:
-            outgoing = state.outgoing
-            chunk, sent = _read(db, outgoing, file.outgoing(outgoing.at, outgoing.sent, largest))
-        if sent - outgoing.sent > _FEW:
+            chunk = Chunk(done=True)
+        if len(chunk.notes) + len(chunk.cards) + len(chunk.revlog) > _FEW:
             database.shrink(db)
-        outgoing = msgspec.structs.replace(outgoing, sent=sent)
-        file.write(msgspec.structs.replace(state, outgoing=outgoing))
+        file.write(state)
     return chunk
 
 
-def _are_many(db: sqlite3.Connection, state: State) -> bool:
-    """Whether there is more to send than can be read in passing."""
-    return (
-        sum(
-            len(some(db, state.min_usn, most=_IN_PASSING))
-            for some in (notes.ids_since, cards.ids_since, revlog.ids_since)
-        )
-        >= _IN_PASSING
-    )
+def _largest(state: State) -> int:
+    return _ROWS.get(state.protocol, _OLD_ROWS)
+
+
+def _numbers_since(db: sqlite3.Connection, min_usn: int, *, most: int) -> tuple[int, int, int]:
+    """How many notes, cards and reviews the client has not seen, each up to `most`."""
+    notes_left, cards_left, reviews_left = db.execute(
+        """
+        SELECT (SELECT count(*) FROM (SELECT 1 FROM notes WHERE usn >= ?1 LIMIT ?2)),
+            (SELECT count(*) FROM (SELECT 1 FROM cards WHERE usn >= ?1 LIMIT ?2)),
+            (SELECT count(*) FROM (SELECT 1 FROM revlog WHERE usn >= ?1 LIMIT ?2))
+        """,
+        (min_usn, most),
+    ).fetchone()
+    return notes_left, cards_left, reviews_left
+
+
+def _first(
+    context: Context,
+    caller: Caller,
+    db: sqlite3.Connection,
+    file: SessionFile,
+    state: State,
+    numbers: tuple[int, int, int],
+) -> tuple[Chunk, State]:
+    """The first chunk; what does not fit into it is worked out for the next ones.
+
+    Most often everything fits, and then it is read at less than half the price. Otherwise
+    what the client has (see `brought`) or this sync deletes is left out.
+    """
+    had = brought.had_already(context.library.folder(caller.user), db, state)
+    if not had and sum(numbers) <= _largest(state) and not _deletes(file):
+        note_rows, complete = _as_fits(notes.since(db, state.min_usn))
+        if complete:
+            chunk = Chunk(
+                done=True,
+                notes=note_rows,
+                cards=cards.since(db, state.min_usn),
+                revlog=revlog.since(db, state.min_usn),
+            )
+            outgoing = Outgoing(*numbers, sent=sum(numbers))
+            return chunk, msgspec.structs.replace(state, outgoing=outgoing)
+    outgoing, ids = _work_out(db, file, state, had)
+    chunk, outgoing = _read(db, outgoing, ids[: _largest(state)])
+    if not chunk.done:
+        outgoing = msgspec.structs.replace(outgoing, at=file.keep_outgoing(ids))
+    return chunk, msgspec.structs.replace(state, outgoing=outgoing, withheld=len(had))
+
+
+def _deletes(file: SessionFile) -> bool:
+    return any(kind is Kind.GRAVES for kind, _ in file.frames())
 
 
 def _work_out(
-    context: Context, db: sqlite3.Connection, caller: Caller, file: SessionFile, state: State
-) -> tuple[Outgoing, int, list[int]]:
-    """Finds everything that the client has not seen and this sync does not delete.
-
-    Also tells how many reviews are withheld (see `brought`).
-    """
+    db: sqlite3.Connection, file: SessionFile, state: State, had: Collection[int]
+) -> tuple[Outgoing, list[int]]:
+    """Finds everything that the client has not seen and this sync does not delete."""
     note_ids: Collection[int] = notes.ids_since(db, state.min_usn)
     card_ids: Collection[int] = cards.ids_since(db, state.min_usn)
     for kind, body in file.frames():
@@ -83,11 +123,9 @@ def _work_out(
             graves = journal.graves(body)
             note_ids = _without(note_ids, graves.notes)
             card_ids = _without(card_ids, graves.cards)
-    had = brought.had_already(context.library.folder(caller.user), db, state)
     review_ids = [one for one in revlog.ids_since(db, state.min_usn) if one not in had]
     ids = [*sorted(note_ids), *sorted(card_ids), *sorted(review_ids)]
-    outgoing = Outgoing(len(note_ids), len(card_ids), len(review_ids))
-    return outgoing, len(had), ids
+    return Outgoing(len(note_ids), len(card_ids), len(review_ids)), ids
 
 
 def _without(ids: Collection[int], gone: Sequence[int]) -> set[int]:
@@ -97,8 +135,8 @@ def _without(ids: Collection[int], gone: Sequence[int]) -> set[int]:
     return left
 
 
-def _read(db: sqlite3.Connection, outgoing: Outgoing, ids: list[int]) -> tuple[Chunk, int]:
-    """Rows for the next `ids`, as many as fit, and how many ids are sent after them.
+def _read(db: sqlite3.Connection, outgoing: Outgoing, ids: list[int]) -> tuple[Chunk, Outgoing]:
+    """Rows for the next `ids`, as many as fit, and what is sent after them.
 
     A row that was deleted since (by no sync, since none can come between) is left out.
     """
@@ -106,32 +144,31 @@ def _read(db: sqlite3.Connection, outgoing: Outgoing, ids: list[int]) -> tuple[C
     notes_left = max(outgoing.notes - at, 0)
     cards_left = max(outgoing.notes + outgoing.cards - at, 0)
     wanted_notes = ids[:notes_left]
-    note_rows, taken = _as_fits(db, wanted_notes)
-    if taken < len(wanted_notes):
-        return Chunk(done=False, notes=note_rows), at + taken
-    card_ids, review_ids = ids[notes_left:cards_left], ids[cards_left:]
-    sent = at + len(ids)
-    return Chunk(
-        done=sent >= outgoing.notes + outgoing.cards + outgoing.revlog,
-        notes=note_rows,
-        cards=list(cards.read(db, card_ids)),
-        revlog=list(revlog.read(db, review_ids)),
-    ), sent
+    note_rows, complete = _as_fits(notes.read(db, wanted_notes))
+    if not complete:
+        sent = at + bisect.bisect(wanted_notes, note_rows[-1][0])  # both ascend
+        chunk = Chunk(done=False, notes=note_rows)
+    else:
+        sent = at + len(ids)
+        chunk = Chunk(
+            done=sent >= outgoing.all,
+            notes=note_rows,
+            cards=list(cards.read(db, ids[notes_left:cards_left])),
+            revlog=list(revlog.read(db, ids[cards_left:])),
+        )
+    return chunk, msgspec.structs.replace(outgoing, sent=sent)
 
 
-def _as_fits(db: sqlite3.Connection, ids: Sequence[int]) -> tuple[list[Row], int]:
-    """Notes until about a MiB is full, at least one, and how many of the ids they stand for.
-
-    `ids` ascend, and so do the rows.
-    """
+def _as_fits(found: Iterable[Row]) -> tuple[list[Row], bool]:
+    """Notes until more than about a MiB is full, and whether they are all."""
     rows: list[Row] = []
     full = 0
-    for row in notes.read(db, ids):
+    for row in found:
+        if full > _BYTES:
+            return rows, False
         rows.append(row)
         full += len(row[_FLDS])
-        if full > _BYTES:
-            return rows, bisect.bisect(ids, row[0])
-    return rows, len(ids)
+    return rows, True
 
 
 # --- from the client --------------------------------------------------------------------
