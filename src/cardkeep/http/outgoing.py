@@ -23,16 +23,23 @@ async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> 
 class Outgoing:
     """Streams a source as it is packed, and closes it whatever happens.
 
-    `open_source` is called in the thread that reads the first piece.
+    `open_source` is called in the thread that reads the first piece. `is_media`: there is not
+    much to be packed.
     """
 
     def __init__(
-        self, open_source: Callable[[], ByteSource], workers: Workers, *, packed: bool
+        self,
+        open_source: Callable[[], ByteSource],
+        workers: Workers,
+        *,
+        packed: bool,
+        is_media: bool,
     ) -> None:
         self._open_source = open_source
         self._source: ByteSource | None = None
         self._workers = workers
         self._packed = packed
+        self._is_media = is_media
         self._packer: Packer = PlainPacker()
         self._headers: Headers = []
         self._left = 0
@@ -102,7 +109,7 @@ class Outgoing:
             raise Unavailable("the payload is longer than clients can take (4 GiB)")
         else:
             self._headers = [(direct.SIZE_HEADER, b"%d" % source.size)]
-            self._packer = ZstdPacker(source.size)
+            self._packer = ZstdPacker(source.size, is_packed=self._is_media)
         return source
 
     def _close(self) -> None:

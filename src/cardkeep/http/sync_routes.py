@@ -348,7 +348,12 @@ class _Exchange:
         answer: messages.Answer,
         open_source: Callable[[], messages.ByteSource],
     ) -> None:
-        self._outgoing = outgoing = Outgoing(open_source, self._routes.workers, packed=self._packed)
+        self._outgoing = outgoing = Outgoing(
+            open_source,
+            self._routes.workers,
+            packed=self._packed,
+            is_media=isinstance(answer, messages.MediaFiles),
+        )
         complete = False
         try:
             await outgoing.stream(self._receive, self._send, self._limits.idle_seconds)
