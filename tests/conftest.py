@@ -6,6 +6,7 @@ that only `make test-long` runs (``-m long`` runs those alone), and has hypothes
 examples.
 """
 
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -36,6 +37,10 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("same", deadline=None, derandomize=True, database=None)
     settings.register_profile("new", deadline=None, print_blob=True)
     settings.load_profile("new" if config.getoption("--long") else "same")
+    # A shell starts what it runs in the background with Ctrl-C ignored, and so would every
+    # server that a test starts and wants to stop with it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

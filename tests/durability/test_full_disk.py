@@ -52,10 +52,13 @@ def account(server: Server, tmp_path: Path) -> Iterator[Account]:
 def full(disk: Path, room: int) -> Iterator[None]:
     """Leaves `room` bytes on the disk for the length of the block."""
     ballast = disk / "ballast"
-    status = os.statvfs(disk)
-    free = status.f_bavail * status.f_frsize
-    with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(free - room, 1))
+    while True:
+        status = os.statvfs(disk)
+        free = status.f_bavail * status.f_frsize
+        with ballast.open("wb") as file, contextlib.suppress(OSError):
+            os.posix_fallocate(file.fileno(), 0, max(free - room, 1))
+            break
+        ballast.unlink()  # the server took some of it meanwhile
     try:
         yield
     finally:
