@@ -312,13 +312,18 @@ def _studied(columns: Mapping[str, tuple[int, int]]) -> dict[str, int]:
 
     Learning does not move the day, and the time is kept whatever its day.
     """
-    day = max(columns[which][0] for which in ("milliseconds", "new", "review"))
-    studied = {"last_day_studied": day % 2**32}
-    for which in ("new", "review", "learning", "milliseconds"):
-        its_day, amount = columns[which]
-        kept = its_day == day or which == "milliseconds"
-        studied[f"{which}_studied"] = amount if kept else 0
-    return studied
+    new_day, new = columns["new"]
+    review_day, review = columns["review"]
+    learning_day, learning = columns["learning"]
+    its_day, milliseconds = columns["milliseconds"]
+    day = max(new_day, review_day, its_day)
+    return {
+        "last_day_studied": day % 2**32,
+        "new_studied": new if new_day == day else 0,
+        "review_studied": review if review_day == day else 0,
+        "learning_studied": learning if learning_day == day else 0,
+        "milliseconds_studied": milliseconds,
+    }
 
 
 def _days_and_amounts(common: Any) -> dict[str, tuple[int, int]]:

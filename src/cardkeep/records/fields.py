@@ -18,6 +18,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -76,7 +77,7 @@ class Key:
     second: str = ""
     column: str = ""
     absent: Any = REQUIRED
-    write: Callable[[Any], Any] = lambda value: value
+    write: Callable[[Any], Any] | None = None
     # The names in the lines.
     fields: tuple[str, ...] = field(init=False)
 
@@ -104,6 +105,7 @@ class Table:
             (key.name, key.read, key.absent, key.column, key.fields, bool(key.second))
             for key in keys
         )
+        self._writings = tuple((key.name, key.column, *_whence(key), key.write) for key in keys)
 
     def lines(self) -> Iterable[str]:
         """The protobuf fields, `other` not among them."""
@@ -136,24 +138,26 @@ class Table:
     def write(self, columns: Mapping[str, Any], message: Message) -> dict[str, Any]:
         """The JSON object, without the keys that came with `other`."""
         json = {}
-        for key in self.keys:
-            value = key.write(_kept(key, columns, message))
-            if value is not OMIT:
-                json[key.name] = value
+        for name, column, get, optional, write in self._writings:
+            value = None
+            if column:
+                value = columns[column]
+            elif get is not None and (not optional or message.HasField(optional)):
+                value = get(message)
+            if write is not None:
+                value = write(value)
+                if value is OMIT:
+                    continue
+            json[name] = value
         return json
 
 
-def _kept(key: Key, columns: Mapping[str, Any], message: Message) -> Any:
-    if key.column:
-        return columns[key.column]
+def _whence(key: Key) -> tuple[Callable[[Message], Any] | None, str]:
+    """What gets the kept value out of a message, and the name of the field if it may be unset."""
     if not key.fields:
-        return None
-    if key.second:
-        return tuple(getattr(message, name) for name in key.fields)
+        return None, ""
     has_presence = key.line.startswith("optional ") or key.line[0].isupper()
-    if has_presence and not message.HasField(key.fields[0]):
-        return None
-    return getattr(message, key.fields[0])
+    return attrgetter(*key.fields), key.fields[0] if has_presence else ""
 
 
 # --- reading modes ----------------------------------------------------------------------
@@ -277,6 +281,8 @@ def lenient(reading: Reading, default: Any) -> Reading:
     """D: the default for whatever is not fit."""
 
     def read(value: Any) -> Any:
+        if value is default is None:
+            return None  # as all clients write what is not set; an error costs more than the rest
         try:
             return reading(value)
         except Unfit:

@@ -175,13 +175,13 @@ def _read_apply_changes(payload: JsonText) -> messages.ApplyChanges:
     decks, deck_configs = body.decks
     conf = None
     if body.conf is not None:
-        conf = {key: _value(raw, f"configuration {key!a:.60}") for key, raw in body.conf.items()}
+        conf = {key: _storable(raw, f"configuration {key!a:.60}") for key, raw in body.conf.items()}
     return messages.ApplyChanges(
         messages.Changes(
-            notetypes=[notetype.from_json(_value(raw, "notetype")) for raw in body.models],
-            decks=[deck.from_json(_value(raw, "deck")) for raw in decks],
+            notetypes=[notetype.from_json(_decode(_VALUE, raw, "notetype")) for raw in body.models],
+            decks=[deck.from_json(_decode(_VALUE, raw, "deck")) for raw in decks],
             deck_configs=[
-                deck_config.from_json(_value(raw, "deck config")) for raw in deck_configs
+                deck_config.from_json(_decode(_VALUE, raw, "deck config")) for raw in deck_configs
             ],
             tags=[_decode(_TEXT, raw, "tag") for raw in body.tags],
             conf=conf,
@@ -190,7 +190,8 @@ def _read_apply_changes(payload: JsonText) -> messages.ApplyChanges:
     )
 
 
-def _value(raw: msgspec.Raw, what: str) -> Any:
+def _storable(raw: msgspec.Raw, what: str) -> Any:
+    """A value of the configuration; those of objects are looked at by `records` one by one."""
     value = _decode(_VALUE, raw, what)
     require_storable(value, depth=1)
     return value
