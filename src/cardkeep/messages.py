@@ -342,9 +342,13 @@ class MediaUploaded(Record, frozen=True):
 
 
 class MediaFiles(Record, frozen=True):
-    """The answer to `downloadFiles`: a prefix of the names asked for, with open bytes."""
+    """The answer to `downloadFiles`.
 
-    files: Sequence[tuple[str, ByteSource]]
+    `open` gives a prefix of the names asked for, with open bytes; whoever calls it closes them.
+    It blocks, and raises MissingMedia.
+    """
+
+    open: Callable[[], Sequence[tuple[str, ByteSource]]]
 
 
 class MediaSanityAnswer(Record, frozen=True):

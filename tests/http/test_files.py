@@ -418,7 +418,7 @@ def test_media_files_are_a_zip(client: Client, steps: MemorySteps) -> None:
         assert message.names == [name for name, _ in files]
         sources[:] = [Bytes(data) for _, data in files]
         return messages.MediaFiles(
-            [(name, source) for (name, _), source in zip(files, sources, strict=True)]
+            lambda: [(name, source) for (name, _), source in zip(files, sources, strict=True)]
         )
 
     steps.answers[messages.DownloadFiles] = give

@@ -132,7 +132,7 @@ def test_recorded_requests(
 ) -> None:
     """Raw bodies and headers of real clients are answered with 200 and heard as their method."""
     steps.answers[messages.Download] = lambda *_: messages.CollectionFile(Bytes(b"SQLite"))
-    steps.answers[messages.DownloadFiles] = lambda *_: messages.MediaFiles([])
+    steps.answers[messages.DownloadFiles] = lambda *_: messages.MediaFiles(list)
     verb, path, _ = exchange["request_line"].split()
     headers = {
         name: value.replace("26aef033203fc3655de5620300a76ee0e2081444", KEY)
@@ -327,7 +327,7 @@ def test_each_method_reaches_its_step(client: Client, steps: MemorySteps, name: 
     """All but login, with the least that each needs."""
     method = METHODS[name]
     steps.answers[messages.Download] = lambda *_: messages.CollectionFile(Bytes(b"SQLite"))
-    steps.answers[messages.DownloadFiles] = lambda *_: messages.MediaFiles([])
+    steps.answers[messages.DownloadFiles] = lambda *_: messages.MediaFiles(list)
     payloads = {
         "meta": META,
         "start": b'{"minUsn":0,"lnewer":true}',

@@ -130,7 +130,7 @@ def test_a_large_request_is_told_at_once(client: Client, steps: MemorySteps, ses
         (
             "/msync/downloadFiles",
             b'{"files":["a"]}',
-            lambda: messages.MediaFiles([("a", Bytes(b"small"))]),
+            lambda: messages.MediaFiles(lambda: [("a", Bytes(b"small"))]),
         ),
     ],
     ids=["collection", "media"],

@@ -46,7 +46,7 @@ def upload(
 
 def download(store: MediaStore, *names: str, user: str = USER) -> list[tuple[str, bytes]]:
     files = []
-    for name, source in store.download(user, names).files:
+    for name, source in store.download(user, names):
         data = b""
         while piece := source.read(1 << 20):
             data += piece

@@ -260,7 +260,7 @@ def test_more_than_twenty_five_are_refused_either_way(store: MediaStore, tmp_pat
 
 def test_open_files_of_an_answer_are_not_changed_by_later_uploads(store: MediaStore) -> None:
     upload(store, ("a", b"old"), ("b", b"b"))
-    (_, a), (_, b) = store.download(USER, ["a", "b"]).files
+    (_, a), (_, b) = store.download(USER, ["a", "b"])
     upload(store, ("a", b"new one"), ("b", None))
     assert (a.read(99), b.read(99)) == (b"old", b"b")
     a.close()

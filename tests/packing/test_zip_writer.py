@@ -157,3 +157,14 @@ class _Far:
     def read_at(self, start: int, size: int) -> bytes:
         at = max(start - self._start, 0)
         return self._data[at : at + size]
+
+
+@pytest.mark.parametrize("header", [0, 77, (1 << 32) - 2, (1 << 32) - 1, 1 << 40])
+@pytest.mark.parametrize("method", [zip_format.STORED, zip_format.DEFLATED])
+def test_both_headers_of_a_member_at_once(header: int, method: int) -> None:
+    """They are what each is by itself."""
+    member = zip_format.Member(0x800, method, 0x01020304, 11, 12, header)
+    assert zip_format.headers("ä".encode(), member) == (
+        zip_format.local_header("ä".encode(), member),
+        zip_format.central_header("ä".encode(), member),
+    )

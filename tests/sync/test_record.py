@@ -271,7 +271,7 @@ def test_large_answers_of_no_live_sync_are_not_added_to_another(world: World) ->
     assert not _tell(world, "s", Chunk(True), sent=1000)
     _ask(world, "s", Start(0, True))
     assert not _tell(world, "another", Chunk(True), sent=1000)
-    assert not _tell(world, "s", MediaFiles(()), sent=1000)
+    assert not _tell(world, "s", MediaFiles(tuple), sent=1000)
     _ask(world, "s", ApplyChanges(Changes()))
     _ask(world, "s", SanityCheck(world.counts()))
     assert not _tell(world, "s", Chunk(True), sent=1000)

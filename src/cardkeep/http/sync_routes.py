@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
@@ -319,7 +320,7 @@ class _Exchange:
             await self._stream(caller, answer, lambda: source)
             return
         if isinstance(answer, messages.MediaFiles):
-            pack = partial(media_zip.pack, answer.files, self._steps.spool)
+            pack = partial(_pack_media, answer, self._steps.spool)
             await self._stream(caller, answer, pack)
             return
         if answers.is_small(answer):
@@ -467,6 +468,10 @@ def _words(method: Method, error: Exception) -> bytes | None:
 def _write_plain(answer: messages.Answer) -> tuple[int, bytes]:
     payload = answers.write(answer)
     return len(payload), payload
+
+
+def _pack_media(answer: messages.MediaFiles, spool: Path) -> messages.ByteSource:
+    return media_zip.pack(answer.open(), spool)
 
 
 def _write_packed(answer: messages.Answer) -> tuple[int, bytes]:

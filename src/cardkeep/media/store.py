@@ -33,7 +33,6 @@ from cardkeep.messages import (
     ByteSource,
     MediaChange,
     MediaEntry,
-    MediaFiles,
     MediaUploaded,
 )
 from cardkeep.records.media_name import check_media_name, is_odd
@@ -169,7 +168,7 @@ class MediaStore:
         except NoIndexError:
             return Listing(0, iter(()), contextlib.ExitStack())
 
-    def download(self, user: str, names: Sequence[str]) -> MediaFiles:
+    def download(self, user: str, names: Sequence[str]) -> Sequence[tuple[str, ByteSource]]:
         """The first of the files asked for: up to the one that passes 2.5 MiB (9.4).
 
         Their bytes are open; whoever takes them closes them. Raises BadRequest for too
@@ -179,7 +178,7 @@ class MediaStore:
         if len(names) > MAX_FILES:
             raise BadRequest(f"{len(names)} media files asked for, at most {MAX_FILES} do")
         if not names:
-            return MediaFiles(())
+            return ()
         try:
             with (
                 self.connections.lend(user) as connection,
@@ -198,7 +197,7 @@ class MediaStore:
                 if files is None:
                     log.warning("media of %s: %d listed files are not there", user, len(missing))
                     raise MissingMedia(f"{len(missing)} media files of {user} are not there")
-                return MediaFiles(files)
+                return files
         except NoIndexError:
             raise MissingMedia(f"{user} has no media") from None
         except OSError as error:

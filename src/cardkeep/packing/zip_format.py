@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 LOCAL = struct.Struct("<4s5H3I2H")
 CENTRAL = struct.Struct("<4s6H3I5H2I")
+_REST_OF_ENTRY = struct.Struct("<10xI")  # of a member without comment and attributes
 END = struct.Struct("<4s4H2IH")
 LARGE_END = struct.Struct("<4sQ2H2I4Q")
 LARGE_END_PLACE = struct.Struct("<4sIQI")
@@ -66,6 +67,16 @@ def central_header(name: bytes, member: Member) -> bytes:
     needed, *_ = common = _common(member, large=large)
     lengths = (len(name), len(extra), 0, 0, 0, 0)
     return CENTRAL.pack(CENTRAL_MARK, needed, *common, *lengths, member.header) + name + extra
+
+
+def headers(name: bytes, member: Member) -> tuple[bytes, bytes]:
+    """What stands before a member's bytes, and its entry in the central directory."""
+    local = local_header(name, member)
+    if max(member.size, member.packed, member.header) >= FULL_32:
+        return local, central_header(name, member)
+    # All of the one after its mark stands in the other, where the version stands twice.
+    entry = CENTRAL_MARK + local[4:6] + local[4 : LOCAL.size] + _REST_OF_ENTRY.pack(member.header)
+    return local, entry + name
 
 
 def end_of_directory(count: int, size: int, start: int) -> bytes:

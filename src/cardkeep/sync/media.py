@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Media (docs/sync-protocol.md, section 9); independent of any collection sync."""
 
+from functools import partial
+
 from cardkeep.messages import (
     Caller,
     DownloadFiles,
@@ -43,8 +45,8 @@ def _upload(context: Context, caller: Caller, message: UploadChanges) -> MediaUp
 
 
 async def download(context: Context, caller: Caller, message: DownloadFiles) -> MediaFiles:
-    """As many of the files as one answer holds. Raises MissingMedia."""
-    return await context.run_long(context.media.download, caller.user, message.names)
+    """As many of the files as one answer holds, opened by who packs them."""
+    return MediaFiles(partial(context.media.download, caller.user, message.names))
 
 
 async def sanity(context: Context, caller: Caller, message: MediaSanity) -> MediaSanityAnswer:

@@ -30,8 +30,8 @@ from cardkeep.packing import zip_reader
 from cardkeep.packing.zip_format import (
     STORED,
     Member,
-    central_header,
     end_of_directory,
+    headers,
     local_header,
 )
 from cardkeep.packing.zip_reader import Archive, Directory, check_form, data_start, opened
@@ -209,8 +209,8 @@ class _Zip:
 
     def add_bytes(self, name: bytes, data: bytes) -> None:
         start = self._flushed + self._held_bytes
-        self._hold(self._header(name, zlib.crc32(data), len(data), start))
-        self._hold(data)
+        header = self._header(name, zlib.crc32(data), len(data), start)
+        self._hold(header, data)
 
     def _add_stream(self, name: bytes, source: ByteSource) -> None:
         """A member whose checksum is known only after its bytes: its header comes last."""
@@ -228,13 +228,13 @@ class _Zip:
 
     def _header(self, name: bytes, crc: int, size: int, start: int) -> bytes:
         """A local header; the same goes into the directory."""
-        member = _stored(crc, size, start)
-        self._directory.append(central_header(name, member))
-        return local_header(name, member)
+        local, entry = headers(name, _stored(crc, size, start))
+        self._directory.append(entry)
+        return local
 
-    def _hold(self, data: bytes) -> None:
-        self._held.append(data)
-        self._held_bytes += len(data)
+    def _hold(self, *parts: bytes) -> None:
+        self._held += parts
+        self._held_bytes += sum(map(len, parts))
         if self._held_bytes > MEMORY:
             self._flush()
 
@@ -250,8 +250,7 @@ class _Zip:
         start = self._flushed + self._held_bytes
         directory = b"".join(self._directory)
         count = len(self._directory)
-        self._hold(directory)
-        self._hold(end_of_directory(count, len(directory), start))
+        self._hold(directory, end_of_directory(count, len(directory), start))
         if self._file is None:
             return _Memory(b"".join(self._held))
         file = self._flush()
