@@ -18,6 +18,7 @@ from pathlib import Path
 
 from cardkeep.errors import BadRequest
 from cardkeep.messages import ByteSource
+from cardkeep.packing.checksum import crc32
 from cardkeep.packing.zip_format import (
     CENTRAL,
     CENTRAL_MARK,
@@ -281,7 +282,7 @@ class _Stored:
             return b""
         data = self._take(min(size, self._left))
         self._left -= len(data)
-        self._crc = zlib.crc32(data, self._crc)
+        self._crc = crc32(data, self._crc)
         if not self._left:
             self._check_end()
             if self._crc != self._member.crc:

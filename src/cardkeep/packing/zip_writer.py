@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Protocol
 
+from cardkeep.packing.checksum import crc32
 from cardkeep.packing.zip_format import (
     DEFLATED,
     FULL_32,
@@ -66,7 +67,7 @@ class ZipWriter:
         start = at = header + len(local_header(name, Member(0, 0, 0, 0, 0, 0), large=large))
         packer: _Packer = zlib.compressobj(_LEVEL, wbits=-15) if deflate else _Stored()
         for piece in pieces:
-            crc = zlib.crc32(piece, crc)
+            crc = crc32(piece, crc)
             size += len(piece)
             at += self._write(packer.compress(piece), at)
         at += self._write(packer.flush(), at)

@@ -17,7 +17,6 @@ import bisect
 import itertools
 import os
 import tempfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -27,6 +26,7 @@ import msgspec
 from cardkeep.errors import BadRequest, TooLarge
 from cardkeep.messages import ByteSource, MediaEntry
 from cardkeep.packing import zip_reader
+from cardkeep.packing.checksum import crc32
 from cardkeep.packing.zip_format import (
     STORED,
     Member,
@@ -209,7 +209,7 @@ class _Zip:
 
     def add_bytes(self, name: bytes, data: bytes) -> None:
         start = self._flushed + self._held_bytes
-        header = self._header(name, zlib.crc32(data), len(data), start)
+        header = self._header(name, crc32(data), len(data), start)
         self._hold(header, data)
 
     def _add_stream(self, name: bytes, source: ByteSource) -> None:
@@ -219,7 +219,7 @@ class _Zip:
         file.seek(len(local_header(name, _stored(0, 0, start))), os.SEEK_CUR)
         crc = size = 0
         while data := source.read(_PIECE):
-            crc = zlib.crc32(data, crc)
+            crc = crc32(data, crc)
             size += len(data)
             file.write(data)
         file.seek(start)
