@@ -4,7 +4,7 @@
 import itertools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cardkeep.errors import TooLarge
@@ -79,9 +79,9 @@ class Unpacked:
         self._file: SpoolFile | None = None
         self._pieces: Iterator[bytes] = iter(())
 
-    def put(self, packed: bytes) -> None:
+    def put(self, packed: Iterable[bytes]) -> None:
         """The next packed bytes; the ones before must be done."""
-        self._pieces = self._unpacker.feed(packed)
+        self._pieces = itertools.chain.from_iterable(map(self._unpacker.feed, packed))
 
     def advance(self) -> bool:
         """Unpacks and writes some mebibytes; True if there may be more of what was put.

@@ -19,7 +19,7 @@ from cardkeep import messages
 from cardkeep.errors import BadRequest, NotAccepted, TooLarge
 from cardkeep.http import errors
 from cardkeep.http.asgi import Headers, Receive, Scope, Send
-from cardkeep.http.bodies import IN_MEMORY, Incoming, KeptBody, Memory
+from cardkeep.http.bodies import IN_MEMORY, MEDIA_IN_MEMORY, Incoming, KeptBody, Memory
 from cardkeep.http.errors import Gone, WrongVerb
 from cardkeep.http.limits import Limit, Limits
 from cardkeep.http.outgoing import Outgoing, send_whole
@@ -100,6 +100,7 @@ class _Exchange:
         "_outgoing",
         "_packed",
         "_receive",
+        "_reserved",
         "_routes",
         "_scope",
         "_send",
@@ -129,6 +130,7 @@ class _Exchange:
         # To be given back at the end.
         self._kept: KeptBody | None = None
         self._unpacked: Unpacked | None = None
+        self._reserved = 0  # bytes of memory
         self._big = False
 
     # --- the two framings ---------------------------------------------------------------
@@ -263,15 +265,18 @@ class _Exchange:
         if routes.open_frames >= self._limits.open_frames:
             return await self._read_kept(method, await self._keep_body(), Zstd)
         body = self._unpack_to(method, Zstd())
+        go_on = partial(_go_on, method, body, self._limits)
         routes.open_frames += 1
+        more = False
         try:
-            while not self._incoming.complete:
-                body.put(await self._incoming.batch())
-                while await routes.workers.run(body.advance):
-                    pass
+            message = None
+            while message is None:
+                if not more:
+                    body.put(await self._incoming.batch())
+                more, message = await routes.workers.run(go_on, self._incoming.complete)
         finally:
             routes.open_frames -= 1
-        return await routes.workers.run(_message_of_body, method, body, self._limits)
+        return message
 
     async def _read_kept(
         self, method: Method, kept: KeptBody, unpacker: Callable[[], Unpacker]
@@ -282,7 +287,7 @@ class _Exchange:
             body = self._unpack_to(method, unpacker())
             pieces = kept.pieces()
             while (piece := await run(next, pieces, None)) is not None:
-                body.put(piece)
+                body.put([piece])
                 while await run(body.advance):
                     pass
         if kept.on_disk:
@@ -294,7 +299,9 @@ class _Exchange:
         limit, keep = limits.collection, 0
         if method.payload is Payload.MEDIA_ZIP:
             files = max(limits.media_zip.size, limits.media_file.size)
-            limit, keep = Limit(files + ZIP_OVERHEAD, limits.media_zip.setting), IN_MEMORY
+            limit = Limit(files + ZIP_OVERHEAD, limits.media_zip.setting)
+            self._reserved = self._routes.memory.reserve(MEDIA_IN_MEMORY)
+            keep = self._reserved or IN_MEMORY
         self._unpacked = Unpacked(self._steps.spool, unpacker, limit, keep)
         return self._unpacked
 
@@ -403,7 +410,8 @@ class _Exchange:
         await send_whole(self._send, status, headers, errors.text_of(status))
 
     async def clean_up(self) -> None:
-        """Takes away the files that are still there."""
+        """Takes away the files that are still there, and gives back what was reserved."""
+        self._routes.memory.used -= self._reserved
         if self._big:
             self._routes.big_json.release()
         if self._kept is not None:
@@ -440,6 +448,16 @@ def _read_long_json(
                 return None
     unpacker.finish()
     return read_json(method, payload)
+
+
+def _go_on(
+    method: Method, body: Unpacked, limits: Limits, is_last: bool
+) -> tuple[bool, messages.ClientMessage | None]:
+    """Whether there is more to unpack of what was put, and the message after the last of it."""
+    more = body.advance()
+    if more or not is_last:
+        return more, None
+    return False, _message_of_body(method, body, limits)
 
 
 def _message_of_body(method: Method, body: Unpacked, limits: Limits) -> messages.ClientMessage:

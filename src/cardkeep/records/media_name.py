@@ -39,15 +39,16 @@ def is_odd(name: str) -> bool:
 
 def check_media_name(name: str) -> None:
     """Raises BadRequest unless `name` could stand in an index: the rule for deletions."""
+    is_ascii = name.isascii()
     try:
-        length = len(name.encode())
+        length = len(name if is_ascii else name.encode())
     except UnicodeEncodeError:
         raise BadRequest("a media name is not Unicode text") from None
     if length > LONGEST_NAME:
         raise BadRequest(f"a media name has {length} bytes, at most {LONGEST_NAME} can be taken")
     if leaves_folder(name):
         raise BadRequest(f"a media name cannot be a file's: {name!r}")
-    if not unicodedata.is_normalized("NFC", name):
+    if not is_ascii and not unicodedata.is_normalized("NFC", name):
         raise BadRequest(f"a media name is not in Unicode form NFC: {name!r}")
 
 
