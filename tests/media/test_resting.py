@@ -23,10 +23,10 @@ def once(base: Path, *elements: tuple[str, bytes | None]) -> None:
     store.close()
 
 
-def age(base: Path) -> None:
+def age(base: Path, name: str = "media.db") -> None:
     """The index has been as it is for a while."""
     past = time.time() - 100
-    os.utime(base / USER / "media.db", (past, past))
+    os.utime(base / USER / name, (past, past))
 
 
 def files(base: Path) -> list[str]:
@@ -119,7 +119,7 @@ def test_it_is_always_the_last_one(seed: int, stamped: bool, tmp_path: Path) -> 
     once(tmp_path, ("a", b"0"))
     usn = 1
     for _ in range(60):
-        what = rng.randrange(4)
+        what = rng.randrange(5)
         number = rng.randrange(3)
         if what == 0:
             upload(stores[number], ("a", rng.randbytes(8)))
@@ -129,6 +129,9 @@ def test_it_is_always_the_last_one(seed: int, stamped: bool, tmp_path: Path) -> 
             stores[number] = MediaStore(tmp_path)
         elif what == 2 and files(tmp_path) == ["media.db"]:
             age(tmp_path)
+            os.utime(tmp_path / USER, (1_000_000_000, 1_000_000_000))
+        elif what == 3 and "media.db-wal" in files(tmp_path):
+            age(tmp_path, "media.db-wal")
             os.utime(tmp_path / USER, (1_000_000_000, 1_000_000_000))
         assert [store.last_usn(USER, now()) for store in stores] == [usn] * 3
     for store in stores:

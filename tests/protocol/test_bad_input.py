@@ -1109,11 +1109,20 @@ def test_many_slow_uploads_take_little_memory(prepared: Prepared) -> None:
     assert prepared.contents() == before
 
 
-def test_a_head_that_is_too_long_is_always_answered(prepared: Prepared) -> None:
+LONG_HEADS = {
+    "one long header": {"anki-sync": "x" * 300_000},
+    "many headers at once": {f"x-{n:04}": "y" * 20 for n in range(3000)},
+}
+
+
+@pytest.mark.parametrize("head", LONG_HEADS.values(), ids=list(LONG_HEADS))
+def test_a_head_that_is_too_long_is_always_answered(
+    prepared: Prepared, head: dict[str, str]
+) -> None:
     """Also while the client is still sending it: it is not told of a broken connection."""
     for _ in range(40):
         with contextlib.closing(
             http.client.HTTPConnection("127.0.0.1", prepared.server.port, timeout=30)
         ) as connection:
-            connection.request("POST", "/sync/meta", b"{}", {"anki-sync": "x" * 300_000})
+            connection.request("POST", "/sync/meta", b"{}", head)
             assert connection.getresponse().status == 400

@@ -33,6 +33,11 @@ class UserFolder:
         return self.root / "collection.anki2"
 
     @cached_property
+    def collection_text(self) -> str:
+        """The path of the collection as text, which a path takes its time to become."""
+        return str(self.collection)
+
+    @cached_property
     def fresh(self) -> Path:
         """A new collection while it is being made, under the user's lock."""
         return self.ours / "new.anki2"

@@ -22,8 +22,12 @@ def read(db: sqlite3.Connection) -> Header:
     return Header(*row)
 
 
-def summary(db: sqlite3.Connection) -> tuple[int, int, int, bool]:
-    """`mod`, `scm`, `usn` and whether there is no card: what `meta` tells, in one look."""
+#: `mod`, `scm`, `usn` and whether there is no card.
+Summary = tuple[int, int, int, bool]
+
+
+def summary(db: sqlite3.Connection) -> Summary:
+    """What `meta` tells, in one look."""
     mod, scm, usn, empty = db.execute(
         "SELECT mod, scm, usn, NOT EXISTS (SELECT 1 FROM cards) FROM col"
     ).fetchone()

@@ -19,11 +19,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 
-from cardkeep.collection import database
+from cardkeep.collection import database, header
 from cardkeep.collection.folder import UserFolder
 from cardkeep.collection.schema.create import create
 from cardkeep.collection.session_file import SessionFile
-from cardkeep.disk import Stamp, flush
+from cardkeep.disk import Remembered, Stamp, flush
 from cardkeep.errors import DamagedCollection, Unavailable
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,7 @@ class Library:
         self._folders = lru_cache(maxsize=1000)(lambda user: UserFolder(base / user))
         self._idle: OrderedDict[str, Open] = OrderedDict()
         self._keeping: OrderedDict[str, None] = OrderedDict()  # whose pages stay in memory
+        self._summaries = Remembered[header.Summary]()
         self._guard = threading.Lock()
         self._chores: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._housekeeper = threading.Thread(target=self._keep_house, name="library", daemon=True)
@@ -111,6 +112,15 @@ class Library:
         transaction that is still open at the end is rolled back.
         """
         return Loan(self, user, heavy=heavy, stamp=stamp)
+
+    def summary(self, user: str, stamp: Stamp | None) -> header.Summary:
+        """What `meta` tells of the collection; `stamp` as for `lend`."""
+        path = self.folder(user).collection_text
+        return self._summaries.read(path, stamp, partial(self._read_summary, user, stamp))
+
+    def _read_summary(self, user: str, stamp: Stamp | None) -> header.Summary:
+        with self.lend(user, stamp=stamp) as db:
+            return header.summary(db)
 
     @contextmanager
     def working(self, user: str) -> Iterator[sqlite3.Connection]:

@@ -10,7 +10,7 @@ begun at once, and only what has to wait goes on in a task.
 """
 
 import asyncio
-from typing import Any
+from typing import Any, Self
 
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -30,7 +30,8 @@ LINGER_SECONDS = 2.0
 class CorkedProtocol(HttpToolsProtocol):
     """Writes through a `CorkedTransport`, and reads heads up to MOST_HEAD bytes."""
 
-    _head_size = 0
+    _head_size = 0  # what came of it before
+    _arriving = 0  # bytes that came just now
     _in_head = False
     _lingers = False
     _reading = False
@@ -42,17 +43,13 @@ class CorkedProtocol(HttpToolsProtocol):
         self._in_head = True
         super().on_message_begin()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header is complete. What is raised here is answered with 400."""
-        self._head_size += len(name) + len(value)
-        if self._head_size > MOST_HEAD:
+    def on_headers_complete(self) -> None:
+        """The head is complete. What is raised here is answered with 400."""
+        self._in_head = False
+        # Hardly ever so much at once; only then it may not be the head alone.
+        if self._head_size + self._arriving > MOST_HEAD and self._head() > MOST_HEAD:
             self._log_too_large()
             raise ValueError("the head of the request is too large")
-        super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        """The head is complete."""
-        self._in_head = False
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
@@ -60,6 +57,7 @@ class CorkedProtocol(HttpToolsProtocol):
         if self._lingers:
             return
         self._reading = True
+        self._arriving = len(data)
         super().data_received(data)
         self._reading = False
         if self._next is not None:
@@ -82,10 +80,14 @@ class CorkedProtocol(HttpToolsProtocol):
         if cycle.more_body:
             super()._start_asgi_task(cycle, app)
             return
-        task = begin(cycle.run_asgi(app), self.loop)
+        with self.transport:  # type: ignore[attr-defined]
+            task = begin(cycle.run_asgi(app), self.loop)
         if task is not None:
             task.add_done_callback(self.tasks.discard)
             self.tasks.add(task)
+
+    def _head(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     def send_400_response(self, msg: str) -> None:
         """Answers what is no request, and closes the connection once it was read."""
@@ -107,15 +109,28 @@ class CorkedProtocol(HttpToolsProtocol):
 
 
 class CorkedTransport:
-    """Holds the head of an answer back until the body comes, or the event loop turns."""
+    """Holds the head of an answer back until the body comes, or the event loop turns.
 
-    __slots__ = ("_held", "_lingers", "_loop", "_transport")
+    While it is used as a context it waits for the end of that instead, which costs less.
+    """
+
+    __slots__ = ("_held", "_lingers", "_loop", "_transport", "_waits", "is_closing")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._held: bytes = b""
+        self._waits = False
         self._lingers = False
+        self.is_closing = transport.is_closing
+
+    def __enter__(self) -> Self:
+        self._waits = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._waits = False
+        self._flush()
 
     def linger(self) -> None:
         """Has `close` wait until the other side closes, but not for long."""
@@ -132,7 +147,8 @@ class CorkedTransport:
                 self._transport.write(data)
         elif data.startswith(b"HTTP/1.1 200"):
             self._held = data
-            self._loop.call_soon(self._flush)
+            if not self._waits:
+                self._loop.call_soon(self._flush)
         else:
             self._transport.write(data)
 

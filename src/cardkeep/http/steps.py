@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What the sync routes need of the room that acts on messages."""
 
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Protocol
 
@@ -33,7 +34,7 @@ class Steps(Protocol):
     async def login(self, message: HostKey, *, client: str, address: str) -> HostKeyGranted:
         """A new host key; raises WrongCredentials or Throttled."""
 
-    async def perform(self, caller: Caller, message: ClientMessage) -> Answer:
+    def perform(self, caller: Caller, message: ClientMessage) -> Awaitable[Answer]:
         """Does what the message says."""
 
     def answered(

@@ -79,7 +79,8 @@ class SyncRoutes:
         except Exception as error:  # noqa: BLE001 (whatever it is, the client gets an answer)
             await exchange.refuse(error)
         finally:
-            await exchange.clean_up()
+            if exchange.holds_something:
+                await exchange.clean_up()
 
     def close(self) -> None:
         """Ends the threads."""
@@ -163,7 +164,7 @@ class _Exchange:
         else:
             caller = self._authenticate(method, head)
         if method.payload is Payload.JSON:
-            message = await self._read_json(method, await self._keep_body(), Zstd)
+            message = await self._read_frame(method)
         else:
             message = await self._read_stream(method)
         await self._perform(caller, head, message)
@@ -215,10 +216,12 @@ class _Exchange:
 
     # --- bodies to messages -------------------------------------------------------------
 
-    async def _keep_body(self, form: FormReader | None = None) -> KeptBody:
+    async def _keep_body(self, form: FormReader | None = None, *, begun: bytes = b"") -> KeptBody:
         """Reads the body to its end and keeps it; of a form only `data`."""
         self._kept = kept = KeptBody(self._steps.spool, self._routes.workers, self._routes.memory)
         incoming = self._incoming
+        if begun:
+            await kept.add(begun)
         while not incoming.complete:
             data = await incoming.piece()
             if form is not None:
@@ -226,6 +229,15 @@ class _Exchange:
             if data:
                 await kept.add(data)
         return kept
+
+    async def _read_frame(self, method: Method) -> messages.ClientMessage:
+        """JSON in a zstd frame, which nearly always is small and here as a whole."""
+        packed = await self._incoming.piece()
+        if self._incoming.complete and len(packed) <= SMALL_PACKED:
+            payload = compression.unpack_small(packed, SMALL)
+            if payload is not None:
+                return read_json(method, payload)
+        return await self._read_json(method, await self._keep_body(begun=packed), Zstd)
 
     async def _read_json(
         self, method: Method, kept: KeptBody, unpacker: Callable[[], Unpacker]
@@ -408,6 +420,11 @@ class _Exchange:
         kind = (b"content-type", b"text/plain; charset=utf-8")
         headers = [kind, *errors.headers_of(error), *ending]
         await send_whole(self._send, status, headers, errors.text_of(status))
+
+    @property
+    def holds_something(self) -> bool:
+        """Whether there is anything to clean up."""
+        return self._kept is not None or self._unpacked is not None or self._big
 
     async def clean_up(self) -> None:
         """Takes away the files that are still there, and gives back what was reserved."""

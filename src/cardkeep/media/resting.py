@@ -41,7 +41,7 @@ class RestingIndexes:
     """Last usns of the users under `base`; may be used by any number of threads."""
 
     def __init__(self, base: Path) -> None:
-        self._base = base
+        self._base = str(base)
         self._lock = threading.Lock()
         self._known: OrderedDict[str, _Known] = OrderedDict()
 
@@ -77,7 +77,7 @@ class RestingIndexes:
         return usn
 
     def _unknown(self, user: str) -> _Known:
-        return _Known(str(self._base / user / "media.db"), None, 0, None)
+        return _Known(f"{self._base}/{user}/media.db", None, 0, None)
 
     def _remember(self, user: str, known: _Known) -> None:
         with self._lock:

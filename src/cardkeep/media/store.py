@@ -14,10 +14,11 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
-from cardkeep.disk import Stamp
+from cardkeep.disk import Remembered, Stamp
 from cardkeep.errors import BadRequest, MissingMedia, Unavailable
 from cardkeep.media import index
 from cardkeep.media.bringing import BroughtBack, Wish, bring_back
@@ -109,6 +110,7 @@ class MediaStore:
         self.now = now
         self.connections = Connections(base)
         self._resting = RestingIndexes(base)
+        self._last_usns = Remembered[int]()
         self._shared = SharedBytes(base) if share else None
 
     def close(self) -> None:
@@ -127,10 +129,14 @@ class MediaStore:
                 usn = self._resting.last_usn(user, stamp)
                 if usn is not None:
                     return usn
-            with self.connections.lend(user, hasty=True) as connection:
-                return index.last_usn(connection)
+            path = f"{self.base}/{user}/media.db"
+            return self._last_usns.read(path, stamp, partial(self._read_last_usn, user))
         except (NoIndexError, FileNotFoundError):
             return 0
+
+    def _read_last_usn(self, user: str) -> int:
+        with self.connections.lend(user, hasty=True) as connection:
+            return index.last_usn(connection)
 
     def changes(self, user: str, after_usn: int) -> list[MediaChange]:
         """What changed after `after_usn`, ascending by usn, at most 1000 (9.2)."""

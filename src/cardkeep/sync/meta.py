@@ -5,7 +5,7 @@ import logging
 import sqlite3
 
 from cardkeep.backups import damage, notice
-from cardkeep.collection import config, header
+from cardkeep.collection import config
 from cardkeep.disk import Stamp
 from cardkeep.errors import DamagedCollection, Unavailable, UnsupportedVersion
 from cardkeep.messages import Caller, Meta, MetaAnswer
@@ -41,9 +41,11 @@ def _look(context: Context, caller: Caller, message: Meta) -> MetaAnswer:
     folder = context.library.folder(caller.user)
     stamp = folder.stamp()
     try:
-        with context.library.lend(caller.user, stamp=stamp) as db:
-            mod, scm, usn, empty = header.summary(db)
-            hindrance = _hindrance(db, message.version)
+        mod, scm, usn, empty = context.library.summary(caller.user, stamp)
+        hindrance = ""
+        if message.version < _FORMS:
+            with context.library.lend(caller.user, stamp=stamp) as db:
+                hindrance = _hindrance(db, message.version)
     except DamagedCollection as error:
         return _damaged(context, caller, error)
     now_ms = context.now_ms()
@@ -89,11 +91,11 @@ def _damaged(context: Context, caller: Caller, error: DamagedCollection) -> Meta
 
 
 def _hindrance(db: sqlite3.Connection, version: int) -> str:
-    """What keeps an old client from syncing this collection, in words; empty if nothing."""
+    """What keeps a client of version 8 or 9 from syncing this collection, in words."""
     if version == 8 and config.get(db, "schedVer") == 2:
         return (
             "This collection uses the v2 scheduler, which your Anki does not know. Please update."
         )
-    if version < 10 and config.get(db, "creationOffset") is not None:
+    if config.get(db, "creationOffset") is not None:
         return "This collection uses the new timezone handling. Please update Anki to sync it."
     return ""

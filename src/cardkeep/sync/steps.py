@@ -109,9 +109,9 @@ class Steps:
             self._context, message, client=client[:_CLIENT_LENGTH], address=address
         )
 
-    async def perform(self, caller: Caller, message: ClientMessage) -> Answer:
+    def perform(self, caller: Caller, message: ClientMessage) -> Awaitable[Answer]:
         """Does what the message asks for."""
-        return await STEPS[type(message)](self._context, caller, message)
+        return STEPS[type(message)](self._context, caller, message)
 
     def answered(
         self, caller: Caller, answer: Answer, *, received: int, sent: int, complete: bool

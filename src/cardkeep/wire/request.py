@@ -7,6 +7,8 @@ docs/sync-protocol.md, 1.1 for the names, 1.3 and 1.4 for the head.
 from dataclasses import dataclass
 from enum import Enum
 
+import msgspec
+
 from cardkeep import messages
 from cardkeep.errors import FIXED, TooLarge
 from cardkeep.wire import collection_json, media_json
@@ -66,8 +68,7 @@ METHODS = {method.name: method for method in _ROWS}
 _READERS = collection_json.READERS | media_json.READERS
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """What comes beside the payload in either framing; texts are empty where absent.
 
     `client` is the text the client gives of itself: the `c` of the header, the `v` of the form.
