@@ -3,6 +3,7 @@
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -77,8 +78,21 @@ def test_what_anyone_commits_is_seen(reader: Reader, path: Path) -> None:
             assert reader.look() == number
 
 
+SECOND = 1_000_000_000
+
+
+def changed(path: Path | str, age_ns: int, unit_ns: int) -> None:
+    """So long ago, in a time that is no finer than the unit."""
+    moment = (time.time_ns() - age_ns) // unit_ns * unit_ns
+    os.utime(path, ns=(moment, moment))
+
+
 def just_now(path: Path) -> None:
-    os.utime(f"{path}-wal")
+    changed(f"{path}-wal", -SECOND, 1)
+
+
+def a_coarse_second_ago(path: Path) -> None:
+    changed(f"{path}-wal", SECOND, SECOND)
 
 
 def other_folder(path: Path) -> None:
@@ -86,10 +100,12 @@ def other_folder(path: Path) -> None:
 
 
 def unsettled_folder(path: Path) -> None:
-    os.utime(path.parent)
+    changed(path.parent, -SECOND, 1)
 
 
-@pytest.mark.parametrize("change", [just_now, unsettled_folder], ids=lambda one: one.__name__)
+@pytest.mark.parametrize(
+    "change", [just_now, a_coarse_second_ago, unsettled_folder], ids=lambda one: one.__name__
+)
 def test_what_was_changed_just_now_is_not_remembered(
     reader: Reader, path: Path, change: Callable[[Path], None]
 ) -> None:
@@ -97,6 +113,14 @@ def test_what_was_changed_just_now_is_not_remembered(
     change(path)
     assert [reader.look() for _ in range(3)] == [1, 1, 1]
     assert reader.reads == 3
+
+
+def test_fine_times_are_soon_enough(reader: Reader, path: Path) -> None:
+    """Of two changes a tenth of a second apart they tell the second."""
+    for changing in (f"{path}-wal", path.parent):
+        changed(changing, SECOND // 5, 1)
+    assert [reader.look() for _ in range(3)] == [1, 1, 1]
+    assert reader.reads == 1
 
 
 def test_another_folder_is_another_look(reader: Reader, path: Path) -> None:

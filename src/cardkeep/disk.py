@@ -17,9 +17,11 @@ _SIDES = ("-wal", "-shm")
 # What names a folder holds, as far as `stamp` can tell.
 Stamp = tuple[int, int, int, int]
 
-# A file or folder that was changed just now could be changed again without a trace in its times,
-# which may be as coarse as this (2 s on FAT).
-SETTLED_NS = 2_500_000_000
+# Times in files are those of the kernel's last tick, at most 10 ms ago, rounded to 2 s on FAT,
+# 1 s and 10 ms elsewhere; ns in which nothing is left after that are hardly ever by chance.
+_COARSE_NS = 10_000_000
+_SETTLED_NS = 100_000_000
+_SETTLED_COARSE_NS = 2_500_000_000
 
 # Databases that are open at once are few.
 _REMEMBERED = 100
@@ -33,6 +35,15 @@ def is_damage(error: sqlite3.DatabaseError) -> bool:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _DAMAGE
 
 
+def is_settled(changed_ns: int) -> bool:
+    """Whether what was changed then (ns since 1970) shows it in its times if it changes again.
+
+    What was changed just now could be changed again within what its times can tell apart.
+    """
+    settled = _SETTLED_NS if changed_ns % _COARSE_NS else _SETTLED_COARSE_NS
+    return time.time_ns() - changed_ns > settled
+
+
 def stamp(folder: str) -> Stamp | None:
     """What is another one once a file in the folder came, went or was replaced by another.
 
@@ -43,7 +54,7 @@ def stamp(folder: str) -> Stamp | None:
         status = os.stat(folder)  # noqa: PTH116 (on nearly each request, and Path is slow)
     except OSError:
         return None
-    if time.time_ns() - status.st_mtime_ns < SETTLED_NS:
+    if not is_settled(status.st_mtime_ns):
         return None
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
@@ -75,7 +86,7 @@ class Remembered(Generic[T]):
         if known is not None and known[0] == stamp and known[1] == log:
             return known[2]
         found = read()
-        if time.time_ns() - status.st_mtime_ns > SETTLED_NS:
+        if is_settled(status.st_mtime_ns):
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             self._known[path] = stamp, log, found

@@ -4,14 +4,19 @@
 from collections.abc import Iterator
 
 import pytest
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from cardkeep.http.protocol import CorkedProtocol
 from tests.http.serving import Client, MemorySteps, serving
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[MemorySteps, int]]:
+@pytest.fixture(scope="module", params=[CorkedProtocol, H11Protocol])
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[MemorySteps, int]]:
+    """With our own protocol, and with what serves where httptools cannot be had."""
     steps = MemorySteps(tmp_path_factory.mktemp("spool"))
-    with serving(steps) as port:
+    with serving(steps, protocol=request.param) as port:
         yield steps, port
 
 

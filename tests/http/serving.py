@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """A real server on a real socket, with steps that only remember and say what they are told to."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -21,6 +22,7 @@ from cardkeep.http.application import Application
 from cardkeep.http.asgi import Receive, Scope, Send
 from cardkeep.http.limits import Limits
 from cardkeep.http.peer import Peer
+from cardkeep.http.protocol import CorkedProtocol
 from cardkeep.http.sync_routes import SyncRoutes
 from tests.wire.requests import FORM_TYPE, form, sync_header, zstd_frame
 
@@ -231,9 +233,17 @@ async def no_pages(_scope: Scope, _receive: Receive, send: Send) -> None:
 
 @contextlib.contextmanager
 def serving(
-    steps: MemorySteps, limits: Limits | None = None, peer: Peer | None = None
+    steps: MemorySteps,
+    limits: Limits | None = None,
+    peer: Peer | None = None,
+    *,
+    protocol: type[asyncio.Protocol] = CorkedProtocol,
+    keep_alive: int = 120,
 ) -> Iterator[int]:
-    """A running server; gives its port."""
+    """A running server; gives its port.
+
+    `keep_alive`: the seconds until it closes a connection on which nothing happens.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
     routes = SyncRoutes(steps, limits, peer)
     server = uvicorn.Server(
@@ -242,8 +252,9 @@ def serving(
             log_level="critical",
             access_log=False,
             proxy_headers=False,
-            http="httptools",
+            http=protocol,
             loop="uvloop",
+            timeout_keep_alive=keep_alive,
             timeout_graceful_shutdown=5,
         )
     )

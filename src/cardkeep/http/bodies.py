@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cardkeep.errors import BadRequest, TooLarge
-from cardkeep.http.asgi import Message, Receive
+from cardkeep.http.asgi import NO_EXTENSIONS, WHOLE, Message, Receive, Scope, Whole
 from cardkeep.http.errors import Gone
 from cardkeep.http.limits import Limit, Limits
 from cardkeep.http.spool import SpoolFile
@@ -52,10 +52,12 @@ class Memory:
 class Incoming:
     """The body of one request, to be read once."""
 
-    __slots__ = ("_begun", "_limit", "_limits", "_receive", "complete", "size")
+    __slots__ = ("_begun", "_limit", "_limits", "_receive", "_whole", "complete", "size")
 
-    def __init__(self, receive: Receive, limits: Limits) -> None:
+    def __init__(self, scope: Scope, receive: Receive, limits: Limits) -> None:
         self._receive = receive
+        whole: Whole | None = scope.get("extensions", NO_EXTENSIONS).get(WHOLE)
+        self._whole = whole.body() if whole is not None else None
         self._limits = limits
         self._limit = limits.packed_body
         self._begun = False
@@ -65,6 +67,16 @@ class Incoming:
     def limit_to(self, limit: Limit) -> None:
         """From now on more than this is too large."""
         self._limit = limit
+
+    def whole(self, most: int) -> bytes | None:
+        """All of it, if it is here and has at most so many bytes; otherwise nothing is read."""
+        data = self._whole
+        if data is None or len(data) > min(most, self._limit.size):
+            return None
+        self._whole = None
+        self.size = len(data)
+        self.complete = True
+        return data
 
     async def piece(self) -> bytes:
         """The next bytes, possibly none; `complete` says whether they were the last.
@@ -109,6 +121,11 @@ class Incoming:
         return self.complete
 
     async def _next(self) -> bytes:
+        if self._whole is not None:
+            data, self._whole = self._whole, None
+            self.size = len(data)
+            self.complete = True
+            return data
         if self._begun:
             message = await self._receive_in_time()
         else:
@@ -118,7 +135,7 @@ class Incoming:
             self._begun = True
         if message["type"] == "http.disconnect":
             raise Gone
-        data: bytes = message.get("body", b"")
+        data = bytes(message.get("body", b""))
         self.size += len(data)
         self.complete = not message.get("more_body", False)
         return data

@@ -10,11 +10,16 @@ begun at once, and only what has to wait goes on in a task.
 """
 
 import asyncio
-from typing import Any, Self
+from typing import Any
 
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
+from cardkeep.http.asgi import WHOLE, Headers
 from cardkeep.http.begun import begin
 from cardkeep.http.errors import logger
 
@@ -36,6 +41,8 @@ class CorkedProtocol(HttpToolsProtocol):
     _lingers = False
     _reading = False
     _next: tuple[RequestResponseCycle, ASGI3Application] | None = None
+    _answered_at = 0.0  # on the event loop's clock
+    _idle_timer: asyncio.TimerHandle | None = None
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -80,11 +87,45 @@ class CorkedProtocol(HttpToolsProtocol):
         if cycle.more_body:
             super()._start_asgi_task(cycle, app)
             return
-        with self.transport:  # type: ignore[attr-defined]
-            task = begin(cycle.run_asgi(app), self.loop)
+        cycle.scope["extensions"] = {WHOLE: _Whole(self, cycle)}  # type: ignore[dict-item]
+        task = begin(cycle.run_asgi(app), self.loop)
         if task is not None:
             task.add_done_callback(self.tasks.discard)
             self.tasks.add(task)
+
+    def answered(self, cycle: RequestResponseCycle) -> None:
+        """A whole answer was written: goes on with the next request, or waits for one.
+
+        No timer is made only to be cancelled by that: one looks now and then at what happened.
+        """
+        if self.pipeline or self.flow.read_paused:
+            cycle.on_response()
+            return
+        self.server_state.total_requests += 1
+        self._answered_at = self.loop.time()
+        if self._idle_timer is None:
+            self._look_again_in(self.timeout_keep_alive)
+
+    def _look_again_in(self, seconds: float) -> None:
+        self._idle_timer = self.loop.call_later(seconds, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        self._idle_timer = None
+        if self._in_head:
+            self._look_again_in(self.timeout_keep_alive)
+        elif self.cycle.response_complete and self.timeout_keep_alive_task is None:
+            left = self._answered_at + self.timeout_keep_alive - self.loop.time()
+            if left > 0:
+                self._look_again_in(left)
+            else:
+                self.timeout_keep_alive_handler()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is closed."""
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        super().connection_lost(exc)
 
     def _head(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -108,29 +149,54 @@ class CorkedProtocol(HttpToolsProtocol):
         super().connection_made(CorkedTransport(transport, self.loop))  # type: ignore[arg-type]
 
 
+class _Whole:
+    """See `asgi.Whole`."""
+
+    __slots__ = ("_cycle", "_protocol")
+
+    def __init__(self, protocol: CorkedProtocol, cycle: RequestResponseCycle) -> None:
+        self._protocol = protocol
+        self._cycle = cycle
+
+    def body(self) -> bytes:
+        cycle = self._cycle
+        body, cycle.body = cycle.body, bytearray()
+        cycle.message_event.clear()
+        return bytes(body)
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> bool:
+        cycle = self._cycle
+        transport = self._protocol.transport
+        is_plain = cycle.keep_alive and cycle.scope["method"] != "HEAD"
+        if not is_plain or cycle.disconnected or cycle.response_started:
+            return False
+        if self._protocol.flow.write_paused:
+            return False
+        head = [STATUS_LINE[status]]
+        for name, value in (*cycle.default_headers, *headers):
+            if name == b"connection":
+                return False
+            head += (name, b": ", value, b"\r\n")
+        head.append(b"\r\n")
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        transport.write_whole(b"".join(head), body)  # type: ignore[attr-defined]
+        self._protocol.answered(cycle)
+        del cycle.scope["extensions"]  # which has this, which has the cycle
+        return True
+
+
 class CorkedTransport:
-    """Holds the head of an answer back until the body comes, or the event loop turns.
+    """Holds the head of an answer back until the body comes, or the event loop turns."""
 
-    While it is used as a context it waits for the end of that instead, which costs less.
-    """
-
-    __slots__ = ("_held", "_lingers", "_loop", "_transport", "_waits", "is_closing")
+    __slots__ = ("_held", "_lingers", "_loop", "_transport", "is_closing")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._held: bytes = b""
-        self._waits = False
         self._lingers = False
         self.is_closing = transport.is_closing
-
-    def __enter__(self) -> Self:
-        self._waits = True
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._waits = False
-        self._flush()
 
     def linger(self) -> None:
         """Has `close` wait until the other side closes, but not for long."""
@@ -140,17 +206,20 @@ class CorkedTransport:
         """Writes, together with what was held back."""
         if self._held:
             held, self._held = self._held, b""
-            if len(data) < LARGE:
-                self._transport.write(held + data)
-            else:
-                self._transport.write(held)
-                self._transport.write(data)
+            self.write_whole(held, data)
         elif data.startswith(b"HTTP/1.1 200"):
             self._held = data
-            if not self._waits:
-                self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush)
         else:
             self._transport.write(data)
+
+    def write_whole(self, head: bytes, body: bytes) -> None:
+        """Writes both at once."""
+        if len(body) < LARGE:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
 
     def close(self) -> None:
         """Closes once everything is written."""

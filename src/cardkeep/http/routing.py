@@ -7,8 +7,13 @@ way. All method names are distinct, so the last segment decides and the rest is 
 at. No page may therefore have a method's name as its last segment.
 """
 
+from functools import lru_cache
+
 from cardkeep.errors import UnknownMethod
 from cardkeep.wire.request import METHODS, Method
+
+# Clients use few paths, again and again.
+_REMEMBERED = 100
 
 _AREAS = frozenset(method.area for method in METHODS.values())
 
@@ -17,11 +22,13 @@ _AREAS = frozenset(method.area for method in METHODS.values())
 _NAMES = METHODS | {method.area + method.name: method for method in METHODS.values()}
 
 
+@lru_cache(_REMEMBERED)
 def is_sync(path: str) -> bool:
     """Whether the path is the protocol's: a method, or anything right under /sync or /msync."""
     return _last(path) in _NAMES or _area(path) in _AREAS
 
 
+@lru_cache(_REMEMBERED)
 def find_method(path: str) -> Method:
     """The method; raises UnknownMethod."""
     method = _NAMES.get(_last(path))

@@ -47,6 +47,8 @@ ZIP_OVERHEAD = 128 * 1024
 LARGE = 64 * 1024
 MOST_UNTOLD = 1000
 
+_MEASURED = (messages.Upload, messages.UploadChanges)
+
 NO_ROOM = "The server's disk is full, so nothing was changed. Whoever runs it has to make room."
 TOO_LARGE = "Your collection is too large for this server. Whoever runs it can raise the limit"
 
@@ -120,7 +122,7 @@ class _Exchange:
         self._receive = receive
         self._send = send
         self._begun = time.monotonic()
-        self._incoming = Incoming(receive, routes.limits)
+        self._incoming = Incoming(scope, receive, routes.limits)
         self._method: Method | None = None
         self._packed = False  # whether the answer is a zstd frame
         self._user = ""
@@ -216,7 +218,9 @@ class _Exchange:
 
     # --- bodies to messages -------------------------------------------------------------
 
-    async def _keep_body(self, form: FormReader | None = None, *, begun: bytes = b"") -> KeptBody:
+    async def _keep_body(
+        self, form: FormReader | None = None, *, begun: bytes | None = None
+    ) -> KeptBody:
         """Reads the body to its end and keeps it; of a form only `data`."""
         self._kept = kept = KeptBody(self._steps.spool, self._routes.workers, self._routes.memory)
         incoming = self._incoming
@@ -232,8 +236,8 @@ class _Exchange:
 
     async def _read_frame(self, method: Method) -> messages.ClientMessage:
         """JSON in a zstd frame, which nearly always is small and here as a whole."""
-        packed = await self._incoming.piece()
-        if self._incoming.complete and len(packed) <= SMALL_PACKED:
+        packed = self._incoming.whole(SMALL_PACKED)
+        if packed is not None:
             payload = compression.unpack_small(packed, SMALL)
             if payload is not None:
                 return read_json(method, payload)
@@ -330,7 +334,7 @@ class _Exchange:
             return
         if caller is None:
             raise TypeError("only a login comes from nobody")
-        if isinstance(message, messages.Upload | messages.UploadChanges):
+        if isinstance(message, _MEASURED):
             arrival = int((time.monotonic() - self._begun) * 1000)
             caller = msgspec.structs.replace(caller, size=self._incoming.size, arrival=arrival)
         answer = await self._steps.perform(caller, message)
@@ -347,7 +351,7 @@ class _Exchange:
         else:
             write = _write_packed if self._packed else _write_plain
             size, body = await self._routes.workers.run(write, answer)
-            await send_whole(self._send, 200, self._headers(size), body)
+            await send_whole(self._scope, self._send, 200, self._headers(size), body)
             sent = len(body)
         received = self._incoming.size
         if (received < LARGE and sent < LARGE) or not self._steps.answered(
@@ -392,7 +396,7 @@ class _Exchange:
         headers = self._headers(len(payload))
         if more:
             headers += more
-        await send_whole(self._send, 200, headers, body)
+        await send_whole(self._scope, self._send, 200, headers, body)
         return len(body)
 
     def _headers(self, size: int) -> Headers:
@@ -419,7 +423,7 @@ class _Exchange:
             return
         kind = (b"content-type", b"text/plain; charset=utf-8")
         headers = [kind, *errors.headers_of(error), *ending]
-        await send_whole(self._send, status, headers, errors.text_of(status))
+        await send_whole(self._scope, self._send, status, headers, errors.text_of(status))
 
     @property
     def holds_something(self) -> bool:

@@ -11,12 +11,11 @@ import contextlib
 import os
 import sqlite3
 import threading
-import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 
-from cardkeep.disk import SETTLED_NS, Stamp
+from cardkeep.disk import Stamp, is_settled
 from cardkeep.media import index
 
 #: Users whose last usn is remembered, at about a kilobyte each.
@@ -72,7 +71,7 @@ class RestingIndexes:
         usn = _read(known.path)
         if usn is None or _has_log(known.path) or _state(known.path) != before:
             return None
-        if time.time_ns() - before[3] > SETTLED_NS:
+        if is_settled(before[3]):
             self._remember(user, _Known(known.path, before, usn, stamp))
         return usn
 

@@ -43,17 +43,31 @@ def write_refusal(method: Method, words: str) -> bytes | None:
 
 def is_small(answer: messages.Answer) -> bool:
     """Whether writing and packing the answer certainly takes less than a millisecond."""
-    if isinstance(answer, messages.Chunk):
-        if len(answer.revlog) + len(answer.cards) + len(answer.notes) > SMALL_ROWS:
-            return False
-        # Field 6 of a note row holds all its fields; everything else in a row is short.
-        return sum(len(row[6]) for row in answer.notes) < SMALL_BYTES
-    if isinstance(answer, messages.Changes):
-        return (
-            len(answer.decks) <= SMALL_DECKS
-            and len(answer.notetypes) + len(answer.deck_configs) <= SMALL_RECORDS
-            and len(answer.tags) <= SMALL_LIST
-        )
-    if isinstance(answer, messages.Graves):
-        return len(answer.cards) + len(answer.notes) + len(answer.decks) <= SMALL_LIST
-    return True
+    check = _IS_SMALL.get(type(answer))
+    return check is None or check(answer)
+
+
+def _small_chunk(chunk: messages.Chunk) -> bool:
+    if len(chunk.revlog) + len(chunk.cards) + len(chunk.notes) > SMALL_ROWS:
+        return False
+    # Field 6 of a note row holds all its fields; everything else in a row is short.
+    return sum(len(row[6]) for row in chunk.notes) < SMALL_BYTES
+
+
+def _small_changes(changes: messages.Changes) -> bool:
+    return (
+        len(changes.decks) <= SMALL_DECKS
+        and len(changes.notetypes) + len(changes.deck_configs) <= SMALL_RECORDS
+        and len(changes.tags) <= SMALL_LIST
+    )
+
+
+def _small_graves(graves: messages.Graves) -> bool:
+    return len(graves.cards) + len(graves.notes) + len(graves.decks) <= SMALL_LIST
+
+
+_IS_SMALL: dict[type, Callable[[Any], bool]] = {
+    messages.Chunk: _small_chunk,
+    messages.Changes: _small_changes,
+    messages.Graves: _small_graves,
+}
