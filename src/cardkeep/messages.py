@@ -221,9 +221,12 @@ class MediaEntry(Record, frozen=True):
 
 
 class UploadChanges(Record, frozen=True):
-    """At most 25 entries, in the client's order."""
+    """At most 25 entries, in the client's order.
 
-    entries: Sequence[MediaEntry]
+    `read` gives them, once, to whoever stores them. It blocks, and raises BadRequest and TooLarge.
+    """
+
+    read: Callable[[], Sequence[MediaEntry]]
 
 
 class DownloadFiles(Record, frozen=True):

@@ -98,6 +98,9 @@ class MemorySteps:
         self, caller: messages.Caller, message: messages.ClientMessage
     ) -> messages.Answer:
         self.callers.append(caller)
+        if isinstance(message, messages.UploadChanges):
+            entries = await asyncio.to_thread(message.read)
+            message = messages.UploadChanges(lambda: entries)
         self.heard.append(message)
         answer: Any = self.answers.get(type(message), messages.Nothing())
         if callable(answer):

@@ -345,7 +345,7 @@ def test_a_media_upload_is_a_list_of_entries(
 
     def take(_caller: messages.Caller, message: messages.UploadChanges) -> messages.Answer:
         assert len(steps.spooled()) == spooled
-        for entry in message.entries:
+        for entry in message.read():
             data = None
             if entry.data is not None:
                 source = entry.data()

@@ -186,7 +186,7 @@ def _upload(device: Device, *files: tuple[str, bytes | None]) -> None:
     def entry(name: str, data: bytes | None) -> MediaEntry:
         return MediaEntry(name, None if data is None else lambda: Bytes(data))
 
-    device.say(UploadChanges([entry(*file) for file in files]))
+    device.say(UploadChanges(lambda: [entry(*file) for file in files]))
 
 
 def test_media_that_change_are_a_row(world: World) -> None:

@@ -9,7 +9,7 @@ somewhere in the form, so the form is read first.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -275,7 +275,8 @@ class _Exchange:
         """A zstd frame, unpacked as it arrives, to a file if it is long.
 
         An open frame takes as much memory as its window, for as long as its sender takes. So
-        only some are open at once; the others wait on disk until they are all here.
+        only some are open at once; the others wait on disk until they are all here. Media that
+        are here soon are unpacked by who stores them: it is another thread's turn once less.
         """
         routes = self._routes
         if routes.open_frames >= self._limits.open_frames:
@@ -285,10 +286,14 @@ class _Exchange:
         routes.open_frames += 1
         more = False
         try:
+            packed = await self._incoming.batch()
+            if self._incoming.complete and self._reserved:
+                return messages.UploadChanges(partial(_unpack_media, body, packed, self._limits))
             message = None
             while message is None:
                 if not more:
-                    body.put(await self._incoming.batch())
+                    body.put(packed or await self._incoming.batch())
+                    packed = []
                 more, message = await routes.workers.run(go_on, self._incoming.complete)
         finally:
             routes.open_frames -= 1
@@ -484,11 +489,19 @@ def _go_on(
 def _message_of_body(method: Method, body: Unpacked, limits: Limits) -> messages.ClientMessage:
     if method.payload is Payload.COLLECTION:
         return messages.Upload(body.file())
-    archive = body.file_or_bytes()
-    return messages.UploadChanges(
-        media_zip.read_upload(
-            archive, max_file=limits.media_file.size, max_total=limits.media_zip.size
-        )
+    return messages.UploadChanges(partial(_read_media, body, limits))
+
+
+def _unpack_media(
+    body: Unpacked, packed: list[bytes], limits: Limits
+) -> Sequence[messages.MediaEntry]:
+    body.unpack_frame(packed)
+    return _read_media(body, limits)
+
+
+def _read_media(body: Unpacked, limits: Limits) -> Sequence[messages.MediaEntry]:
+    return media_zip.read_upload(
+        body.file_or_bytes(), max_file=limits.media_file.size, max_total=limits.media_zip.size
     )
 
 

@@ -39,7 +39,7 @@ async def upload(context: Context, caller: Caller, message: UploadChanges) -> Me
 
 def _upload(context: Context, caller: Caller, message: UploadChanges) -> MediaUploaded:
     begun = context.now_ms()
-    done = context.media.upload(caller.user, message.entries)
+    done = context.media.upload(caller.user, message.read())
     record.media(context, caller, begun, done)
     return done
 
