@@ -249,29 +249,6 @@ def test_an_upload_that_the_disk_does_not_take_leaves_nothing(folder: Path) -> N
     on_disk(base).check()
 
 
-def test_what_somebody_has_put_there_is_kept_when_it_is_replaced(folder: Path) -> None:
-    """The name is new to the index; among other new ones, of which one fails first."""
-    base = used(folder)
-    by_hand = base / "ana/media/by hand"
-    by_hand.write_bytes(b"somebody's")
-    store = MediaStore(base)
-    least, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, most))
-    try:
-        with pytest.raises(Unavailable):
-            upload(store, ("by hand", b"theirs"), ("first", b"1"), ("second", b"2" * 300_000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (least, most))
-    assert by_hand.read_bytes() == b"somebody's"
-    assert not (base / "ana/media/first").exists()
-    upload(store, ("first", b"1"), ("by hand", b"theirs"), ("last", b"3"))
-    store.close()
-    disk = on_disk(base)
-    disk.check()
-    assert disk.files["by hand"] == b"theirs"
-    assert disk.has(b"somebody's")
-
-
 def test_an_upload_under_way_is_not_taken_for_a_killed_one(folder: Path) -> None:
     """Two devices at once: the bytes that one has written aside are not the other's to remove."""
     base = used(folder)

@@ -125,13 +125,14 @@ class Delivery:
     def _new_names(
         self, stored: Mapping[str, Entry], places: Places, held: Mapping[int, bytes]
     ) -> dict[str, int]:
-        """The positions of held bytes whose names the index does not have."""
+        """The positions of held bytes whose names neither index nor folder have."""
         return {
             name: position
             for name, position in places.items()
             if position is not None
             and position in held
             and (name not in stored or not stored[name].size)
+            and not self.folder.has_something(name)
         }
 
     def _fetch_absent(self, needed: set[int | None], fetch: Callable[[int], object]) -> None:

@@ -246,7 +246,7 @@ class Upload:
     def announce(self, places: Places, new: Collection[str] = ()) -> None:
         """Puts on disk what `move_in` is about to do, and keeps what it will replace.
 
-        Of the names in `new` `write_in` finds out whether there is something to be kept.
+        Of the names in `new` there is nothing that could be.
         """
         self._begin()
         self._used = True
@@ -263,7 +263,7 @@ class Upload:
             os.fsync(incoming)
 
     def write_in(self, name: str, data: bytes) -> None:
-        """Writes a file in its place, which should be free; `announce` has told of it.
+        """Writes a file in its place, where there is none; `announce` has told of it.
 
         Raises BadRequest for a name that cannot be.
         """
@@ -273,12 +273,8 @@ class Upload:
         try:
             with _refusing_bad_name(name):
                 descriptor = os.open(name, NEW_FILE, 0o666, dir_fd=self._folder.descriptor)
-        except FileExistsError:
-            # Somebody has put it there, or the upload has it in another case and they are one here.
-            incoming = self._incoming.descriptor()
-            _keep(name, self._folder.descriptor, self._replaced(position), incoming)
+        except FileExistsError:  # the upload has it in another case, which is one file here
             self.write(position, (data,))
-            os.fsync(incoming)
             return
         self._unflushed[position] = descriptor
         self._in_place.add(position)
