@@ -2,7 +2,6 @@
 """A process that is killed at any step loses nothing, and the next request heals what it left."""
 
 import hashlib
-import resource
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from cardkeep.errors import Unavailable
 from cardkeep.media.store import MediaStore
 from cardkeep.messages import MediaEntry
 from tests.media.crashing import USER_FILES, act
@@ -227,26 +225,6 @@ def test_healing_that_is_killed_at_any_step_is_healed(
         expected = before if moment == "before COMMIT" else after
         live = {name: csum for name, csum in disk.live().items() if name != "other"}
         assert live == expected.live(), step
-
-
-def test_an_upload_that_the_disk_does_not_take_leaves_nothing(folder: Path) -> None:
-    """Not even in the trash, of which a full disk would only get fuller."""
-    base = used(folder)
-    before = on_disk(base)
-    store = MediaStore(base)
-    least, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, most))
-    try:
-        with pytest.raises(Unavailable, match="File too large"):
-            upload(store, ("first", b"1" * 100_000), ("second", b"2" * 300_000), ("replaced", b"3"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (least, most))
-    failed = on_disk(base)
-    assert (failed.files, failed.trash) == (before.files, before.trash)
-    failed.check()
-    upload(store, ("first", b"1" * 100_000), ("second", b"2" * 300_000), ("replaced", b"3"))
-    store.close()
-    on_disk(base).check()
 
 
 def test_an_upload_under_way_is_not_taken_for_a_killed_one(folder: Path) -> None:

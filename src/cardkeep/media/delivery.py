@@ -24,9 +24,6 @@ log = logging.getLogger(__name__)
 #: it is also that of the bytes in `Upload.aside`.
 Wishes = Sequence[tuple[str, Fingerprint | None]]
 
-_NOTHING: Mapping[int, bytes] = {}
-_NO_FILES: Mapping[str, bytes] = {}
-
 
 class Delivery:
     """One change, open for the time of one request. Take it from `opened`."""
@@ -42,17 +39,12 @@ class Delivery:
         self._incoming = incoming
 
     def commit(
-        self,
-        wishes: Wishes,
-        now: int,
-        fetch: Callable[[int], object] | None = None,
-        held: Mapping[int, bytes] = _NOTHING,
+        self, wishes: Wishes, now: int, fetch: Callable[[int], object] | None = None
     ) -> MediaUploaded:
         """Changes folder and index by the table of 9.3, all or nothing; `now` in seconds.
 
-        `held` are bytes that are not aside but in memory, by position. `fetch` writes those of one
-        position aside: where they are held, but the name is not new, or where they were not needed
-        since the file was stored already, and then is not any more. On return all is on disk.
+        `fetch` writes the bytes of one position aside, where they were not since the file was
+        stored already, and then is not any more. On return all is on disk.
         """
         names = list(dict.fromkeys(name for name, _ in wishes))
         with self._turn():
@@ -60,10 +52,9 @@ class Delivery:
             merged = index.merge(index.totals(self.connection), stored, wishes)
             places = {**self._lost(stored, merged, wishes), **merged.places}
             if places:
-                new = self._new_names(stored, places, held)
                 if fetch is not None:
-                    self._fetch_absent(set(places.values()) - set(new.values()), fetch)
-                self._move_in(places, {name: held[position] for name, position in new.items()})
+                    self._fetch_absent(places, fetch)
+                self._move_in(places)
                 index.write(self.connection, merged, now)
         self._tidy()
         changes = index.difference(stored, merged)
@@ -122,29 +113,15 @@ class Delivery:
             and not self.is_stored(name, bytes_, stored)
         }
 
-    def _new_names(
-        self, stored: Mapping[str, Entry], places: Places, held: Mapping[int, bytes]
-    ) -> dict[str, int]:
-        """The positions of held bytes whose names neither index nor folder have."""
-        return {
-            name: position
-            for name, position in places.items()
-            if position is not None
-            and position in held
-            and (name not in stored or not stored[name].size)
-            and not self.folder.has_something(name)
-        }
-
-    def _fetch_absent(self, needed: set[int | None], fetch: Callable[[int], object]) -> None:
-        for position in needed - self.upload.aside:
-            if position is not None:
+    def _fetch_absent(self, places: Places, fetch: Callable[[int], object]) -> None:
+        needed = {position for position in places.values() if position is not None}
+        if absent := needed - self.upload.aside:
+            for position in absent:
                 fetch(position)
-        self.upload.flush()
+            self.upload.flush()
 
-    def _move_in(self, places: Places, new: Mapping[str, bytes] = _NO_FILES) -> None:
-        self.upload.announce(places, new)
-        for name, data in new.items():
-            self.upload.write_in(name, data)
+    def _move_in(self, places: Places) -> None:
+        self.upload.announce(places)
         self.upload.move_in()
 
     def _settle(self) -> None:

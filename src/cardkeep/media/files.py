@@ -110,7 +110,11 @@ class MediaFolder:
 
     def has_something(self, name: str) -> bool:
         """Whether there is anything of that name, be it a file or not."""
-        return os.access(name, os.F_OK, dir_fd=self.descriptor, follow_symlinks=False)
+        try:
+            os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
     def _status(self, name: str) -> os.stat_result | None:
         if leaves_folder(name):

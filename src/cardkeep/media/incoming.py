@@ -12,8 +12,7 @@ any of them:
    into the journal what it is about to do: for each name, which file goes in, or none; and
    gives what will be replaced a second name in `incoming/` (also a file that the index does
    not list: somebody has put it there). Both are flushed.
-3. It moves the files in. The folder is flushed. (Short files whose names are new are not written
-   aside, but only now, in their places: a second name for each costs as much as its bytes.)
+3. It moves the files in. The folder is flushed.
 4. The index commits. (The answer goes out only when `upload` has returned.)
 5. Deleted files leave the folder, what was replaced leaves `incoming/`, both for the trash
    (see `trash`), and the journal is blank again. It stays for the next upload: making and
@@ -41,7 +40,7 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, Self
 
 import msgspec
@@ -173,7 +172,6 @@ class Upload:
         self.key = key
         self.aside: set[int] = set()
         self.places: Places = {}
-        self._in_place: set[int] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -243,11 +241,8 @@ class Upload:
         os.unlink(self._aside(position), dir_fd=self._incoming.descriptor())
         self.aside.discard(position)
 
-    def announce(self, places: Places, new: Collection[str] = ()) -> None:
-        """Puts on disk what `move_in` is about to do, and keeps what it will replace.
-
-        Of the names in `new` there is nothing that could be.
-        """
+    def announce(self, places: Places) -> None:
+        """Puts on disk what `move_in` is about to do, and keeps what it will replace."""
         self._begin()
         self._used = True
         incoming = self._incoming.descriptor()
@@ -255,39 +250,25 @@ class Upload:
         self.places = places
         new_names = self._is_new
         for name, position in places.items():
-            if position is not None and name not in new:
+            if position is not None:
                 kept = _keep(name, self._folder.descriptor, self._replaced(position), incoming)
                 new_names = new_names or kept
         os.fsync(self._journal)
         if new_names:
             os.fsync(incoming)
 
-    def write_in(self, name: str, data: bytes) -> None:
-        """Writes a file in its place, where there is none; `announce` has told of it.
-
-        Raises BadRequest for a name that cannot be.
-        """
-        position = self.places[name]
-        if position is None:
-            raise ValueError(f"{name!r} is to be deleted")
-        try:
-            with _refusing_bad_name(name):
-                descriptor = os.open(name, NEW_FILE, 0o666, dir_fd=self._folder.descriptor)
-        except FileExistsError:  # the upload has it in another case, which is one file here
-            self.write(position, (data,))
-            return
-        self._unflushed[position] = descriptor
-        self._in_place.add(position)
-        write_all(descriptor, data)
-
     def move_in(self) -> None:
-        """Puts the other files in their places, as `write_in`; all are on disk on return."""
-        self.flush()
+        """Puts the files in their places. Raises BadRequest for a name that cannot be."""
         incoming, media = self._incoming.descriptor(), self._folder.descriptor
         for name, position in self.places.items():
-            if position is not None and position not in self._in_place:
-                with _refusing_bad_name(name):
-                    os.replace(self._aside(position), name, src_dir_fd=incoming, dst_dir_fd=media)
+            if position is None:
+                continue
+            try:
+                os.replace(self._aside(position), name, src_dir_fd=incoming, dst_dir_fd=media)
+            except OSError as error:
+                if error.errno in BAD_NAME:
+                    raise BadRequest(f"no file can have this name here: {name!r}") from error
+                raise
         self._folder.flush()
 
     # --- state 5, and after a crash -----------------------------------------------------
@@ -318,9 +299,7 @@ class Upload:
             if position is not None and self._aside(position) in waiting:
                 continue  # never moved in
             if listed is None:
-                if position in self._in_place:
-                    os.unlink(name, dir_fd=media)  # nobody was ever told of it
-                elif not any(self._folder.is_one_file(name, other) for other in placed):
+                if not any(self._folder.is_one_file(name, other) for other in placed):
                     self._trash.dispose(name, media)
                 continue
             replaced = "" if position is None else self._replaced(position)
@@ -401,16 +380,6 @@ class Upload:
         for descriptor in self._unflushed.values():
             os.close(descriptor)
         self._unflushed.clear()
-
-
-@contextlib.contextmanager
-def _refusing_bad_name(name: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in BAD_NAME:
-            raise BadRequest(f"no file can have this name here: {name!r}") from error
-        raise
 
 
 def _announced(journal: int) -> Places:

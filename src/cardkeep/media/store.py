@@ -52,9 +52,6 @@ DOWNLOAD_TARGET = 2_621_440
 # Files up to this size are read, hashed and written in one piece.
 _PIECE = 1024 * 1024
 
-# Clients stop after the file that passes 2.5 MiB; what an upload holds in memory is no more.
-_HELD = 3 * 1024 * 1024
-
 
 class Listing:
     """All files of a user as of one moment, one by one, and the usn of that moment.
@@ -251,7 +248,7 @@ class MediaStore:
         with self.delivery(user) as delivery:
             reception = _Reception(entries, delivery, self._shared)
             wishes = reception.take()
-            return delivery.commit(wishes, int(self.now()), reception.take_again, reception.held)
+            return delivery.commit(wishes, int(self.now()), reception.take_again)
 
     def bring_back(
         self,
@@ -335,12 +332,9 @@ class _Reception:
         self._delivery = delivery
         self._upload = delivery.upload
         self._shared = shared
-        # Bytes that are in memory until the lock is taken, by position, and their number.
-        self.held: dict[int, bytes] = {}
-        self._room = _HELD if shared is None else 0
 
     def take(self) -> Wishes:
-        """Holds what is new, or writes it aside and flushes it if it is much."""
+        """Writes what is new aside, and flushes it."""
         # Read, hash and flush first, lock after: a large file holds up nobody.
         names = list(dict.fromkeys(entry.name for entry in self._entries))
         known = index.entries(self._delivery.connection, names)
@@ -358,7 +352,6 @@ class _Reception:
 
     def take_again(self, position: int) -> None:
         """Writes the bytes of one element aside, whatever is stored already."""
-        self._room = 0
         self._receive(position, {})
 
     def _check_odd_names(self, known: Mapping[str, Entry]) -> None:
@@ -382,19 +375,12 @@ class _Reception:
                 data = b"".join(pieces(source))
                 fingerprint = Fingerprint(hashlib.sha1(data).digest(), len(data))
                 if not self._has(position, entry.name, fingerprint, known):
-                    self._hold(position, data)
+                    self._upload.write(position, (data,))
         finally:
             source.close()
         if not fingerprint.size:
             raise BadRequest(f"the media file {entry.name!r} is empty")
         return fingerprint
-
-    def _hold(self, position: int, data: bytes) -> None:
-        if len(data) > self._room:
-            self._upload.write(position, (data,))
-        else:
-            self._room -= len(data)
-            self.held[position] = data
 
     def _has(
         self, position: int, name: str, bytes_: Fingerprint, known: Mapping[str, Entry]
