@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """A process that is killed at any step loses nothing, and the next request heals what it left."""
 
+import errno
 import hashlib
+import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from cardkeep.errors import Unavailable
+from cardkeep.media import incoming
 from cardkeep.media.store import MediaStore
 from cardkeep.messages import MediaEntry
 from tests.media.crashing import USER_FILES, act
@@ -225,6 +230,62 @@ def test_healing_that_is_killed_at_any_step_is_healed(
         expected = before if moment == "before COMMIT" else after
         live = {name: csum for name, csum in disk.live().items() if name != "other"}
         assert live == expected.live(), step
+
+
+def without_nameless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incoming, "_NAMELESS", None)
+
+
+def refused_nameless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incoming, "_NAMELESS", os.O_RDWR)  # of a folder: an error
+
+
+def without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "no /proc")
+
+    monkeypatch.setattr(incoming, "_link_nameless", fail)
+
+
+SYSTEMS = [None, without_nameless, refused_nameless, without_proc]
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system and system.__name__)
+def test_an_upload_that_the_disk_does_not_take_leaves_nothing(
+    folder: Path,
+    system: Callable[[pytest.MonkeyPatch], None] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not in the trash either. What somebody has put in a new file's place stays, and is kept."""
+    if system is not None:
+        system(monkeypatch)
+    base = used(folder)
+    by_hand = base / "ana/media/by hand"
+    by_hand.write_bytes(b"somebody's")
+    before = on_disk(base)
+    store = MediaStore(base)
+    files = [
+        ("first", b"1" * 100_000),
+        ("by hand", b"theirs"),
+        ("replaced", b"3"),
+        ("second", b"2" * 300_000),
+    ]
+    least, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, most))
+    try:
+        with pytest.raises(Unavailable, match="File too large"):
+            upload(store, *files)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (least, most))
+    failed = on_disk(base)
+    assert (failed.files, failed.trash) == (before.files, before.trash)
+    assert failed.waiting == []
+    upload(store, *files)
+    store.close()
+    disk = on_disk(base)
+    disk.check()
+    assert {**disk.files, **dict(files)} == disk.files
+    assert disk.has(b"somebody's")
 
 
 def test_an_upload_under_way_is_not_taken_for_a_killed_one(folder: Path) -> None:

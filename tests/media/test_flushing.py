@@ -25,7 +25,7 @@ for elements in uploads:
     os.write(1, b"answered")
 os._exit(0)
 """
-CALLS = "mkdir,write,pwrite64,fsync,fdatasync,rename,renameat,renameat2,openat,unlinkat"
+CALLS = "mkdir,write,pwrite64,fsync,fdatasync,rename,renameat,renameat2,linkat,openat,unlinkat"
 CALL = re.compile(r"^\d+ +(\w+)\((.*)\) += (-?\d+)")
 DESCRIPTOR = re.compile(r"^\d+<([^>]*)>")
 
@@ -50,6 +50,9 @@ def traced(base: Path, trace: Path) -> list[tuple[str, str]]:
             parts = re.findall(r'<([^>]*)>, "([^"]*)"', arguments)
             (old_folder, old), (new_folder, new) = parts
             calls.append(("rename", f"{old_folder}/{old} {new_folder}/{new}"))
+        elif name == "linkat" and "/proc/self/fd/" in arguments:
+            folder, new = re.findall(r'<([^>]*)>, "([^"]*)"', arguments)[-1]
+            calls.append(("name", f"{folder}/{new}"))
         elif "answered" in arguments:
             calls.append(("answered", ""))
         elif file := DESCRIPTOR.match(arguments):
@@ -69,7 +72,7 @@ def test_bytes_names_and_index_are_flushed_before_the_answer(tmp_path: Path) -> 
     incoming, trash = f"{base}/ana/.cardkeep/incoming", f"{base}/ana/.cardkeep/trash"
     flushed: set[str] = set()
     written: set[str] = set()
-    moved = trashed = answers = 0
+    moved = named = trashed = answers = 0
     for call, file in calls:
         if call in ("fsync", "fdatasync"):
             flushed.add(file)
@@ -80,6 +83,12 @@ def test_bytes_names_and_index_are_flushed_before_the_answer(tmp_path: Path) -> 
                 assert media not in written, "the index is written before the names are on disk"
         elif call == "mkdir":
             written.add(str(Path(file).parent))
+        elif call == "name":
+            assert Path(file).parent == Path(media)
+            assert f"{incoming}/0" in flushed - written
+            assert not any("/#" in path for path in written), "bytes without a name"
+            written.add(media)
+            named += 1
         elif call == "rename":
             old, new = file.split(" ")
             if new.startswith(media):
@@ -98,4 +107,4 @@ def test_bytes_names_and_index_are_flushed_before_the_answer(tmp_path: Path) -> 
             assert written <= {f"{incoming}/0", f"{base}/ana/media.db-shm"}
             assert wal in flushed
             flushed.clear()
-    assert (moved, trashed, answers) == (5, 3, 3)
+    assert (named, moved, trashed, answers) == (3, 2, 3, 3)

@@ -7,7 +7,8 @@ any of them:
 
 1. It takes a journal in `.cardkeep/incoming/` (a file whose name is a number) and holds
    its lock (flock) for as long as it lives. It writes the files aside, beside the journal, and
-   flushes them.
+   flushes them. A short file whose name is new has no name at all meanwhile, where the system
+   can have such files: it is gone with its process, and one more name costs as much as its bytes.
 2. From here on it holds the user's write lock (the transaction on the index). It writes
    into the journal what it is about to do: for each name, which file goes in, or none; and
    gives what will be replaced a second name in `incoming/` (also a file that the index does
@@ -72,6 +73,8 @@ Places = Mapping[str, int | None]
 _KEY = re.compile("[0-9]{1,4}")
 _BLANK = b"[]"
 _REPLACED = ".replaced"
+# How a file without a name is opened, on Linux.
+_NAMELESS: int | None = os.O_TMPFILE | os.O_RDWR if hasattr(os, "O_TMPFILE") else None
 # What file systems say that have no hard links.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
@@ -167,6 +170,8 @@ class Upload:
         self._trash = incoming.trash
         self._journal = -1
         self._unflushed: dict[int, int] = {}
+        self._nameless: dict[int, int] = {}
+        self._can_be_nameless = _NAMELESS is not None
         self._used = False
         self._is_new = False
         self.key = key
@@ -178,6 +183,7 @@ class Upload:
 
     def __exit__(self, *_: object) -> None:
         self._close_unflushed()
+        self._close_nameless()
         if self._journal >= 0:
             if self._used and not self.places:
                 self.clear()
@@ -185,13 +191,15 @@ class Upload:
 
     # --- states 1 to 3 ------------------------------------------------------------------
 
-    def write(self, position: int, data: Iterable[bytes]) -> None:
-        """Writes the bytes of an element aside."""
+    def write(self, position: int, data: Iterable[bytes], *, is_new: bool = False) -> None:
+        """Writes the bytes of an element aside; `is_new`: most likely nothing has its name."""
         self._begin()
         self._used = True
-        descriptor = os.open(
-            self._aside(position), NEW_FILE, 0o666, dir_fd=self._incoming.descriptor()
-        )
+        descriptor = self._open_nameless(position) if is_new else None
+        if descriptor is None:
+            descriptor = os.open(
+                self._aside(position), NEW_FILE, 0o666, dir_fd=self._incoming.descriptor()
+            )
         self._unflushed[position] = descriptor
         for piece in data:
             write_all(descriptor, piece)
@@ -235,10 +243,22 @@ class Upload:
             os.fsync(descriptor)
         self._close_unflushed()
 
+    def _open_nameless(self, position: int) -> int | None:
+        if not self._can_be_nameless or _NAMELESS is None:
+            return None
+        try:
+            descriptor = os.open(".", _NAMELESS, 0o666, dir_fd=self._folder.descriptor)
+        except OSError:  # this file system has none, or it is a reason that `write` will tell
+            self._can_be_nameless = False
+            return None
+        self._nameless[position] = descriptor
+        return descriptor
+
     def drop(self, position: int) -> None:
         """Removes what was written aside for an element; it was not what it should be."""
         os.close(self._unflushed.pop(position))
-        os.unlink(self._aside(position), dir_fd=self._incoming.descriptor())
+        if self._nameless.pop(position, None) is None:
+            os.unlink(self._aside(position), dir_fd=self._incoming.descriptor())
         self.aside.discard(position)
 
     def announce(self, places: Places) -> None:
@@ -250,7 +270,7 @@ class Upload:
         self.places = places
         new_names = self._is_new
         for name, position in places.items():
-            if position is not None:
+            if position is not None and position not in self._nameless:
                 kept = _keep(name, self._folder.descriptor, self._replaced(position), incoming)
                 new_names = new_names or kept
         os.fsync(self._journal)
@@ -259,17 +279,44 @@ class Upload:
 
     def move_in(self) -> None:
         """Puts the files in their places. Raises BadRequest for a name that cannot be."""
-        incoming, media = self._incoming.descriptor(), self._folder.descriptor
         for name, position in self.places.items():
             if position is None:
                 continue
             try:
-                os.replace(self._aside(position), name, src_dir_fd=incoming, dst_dir_fd=media)
+                self._move_in(name, position)
             except OSError as error:
                 if error.errno in BAD_NAME:
                     raise BadRequest(f"no file can have this name here: {name!r}") from error
                 raise
         self._folder.flush()
+
+    def _move_in(self, name: str, position: int) -> None:
+        incoming, media = self._incoming.descriptor(), self._folder.descriptor
+        descriptor = self._nameless.get(position)
+        if descriptor is not None:
+            try:
+                _link_nameless(descriptor, name, media)
+            except OSError:
+                # Mostly since there is something after all.
+                self._name(descriptor, position)
+                _keep(name, media, self._replaced(position), incoming)
+                os.fsync(incoming)
+            else:
+                return
+        os.replace(self._aside(position), name, src_dir_fd=incoming, dst_dir_fd=media)
+
+    def _name(self, descriptor: int, position: int) -> None:
+        """Gives a nameless file its name aside, or a copy where that cannot be."""
+        aside, incoming = self._aside(position), self._incoming.descriptor()
+        try:
+            _link_nameless(descriptor, aside, incoming)
+        except OSError:
+            target = os.open(aside, NEW_FILE, 0o666, dir_fd=incoming)
+            try:
+                write_all(target, os.pread(descriptor, os.fstat(descriptor).st_size, 0))
+                os.fsync(target)
+            finally:
+                os.close(target)
 
     # --- state 5, and after a crash -----------------------------------------------------
 
@@ -377,9 +424,20 @@ class Upload:
         return f"{self._aside(position)}{_REPLACED}"
 
     def _close_unflushed(self) -> None:
-        for descriptor in self._unflushed.values():
-            os.close(descriptor)
+        for position, descriptor in self._unflushed.items():
+            if position not in self._nameless:
+                os.close(descriptor)
         self._unflushed.clear()
+
+    def _close_nameless(self) -> None:
+        for descriptor in self._nameless.values():
+            os.close(descriptor)
+        self._nameless.clear()
+
+
+def _link_nameless(descriptor: int, name: str, folder: int) -> None:
+    """Gives a nameless file a name; OSError if something has it, or it cannot be."""
+    os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=folder)
 
 
 def _announced(journal: int) -> Places:

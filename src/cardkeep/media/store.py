@@ -375,7 +375,9 @@ class _Reception:
                 data = b"".join(pieces(source))
                 fingerprint = Fingerprint(hashlib.sha1(data).digest(), len(data))
                 if not self._has(position, entry.name, fingerprint, known):
-                    self._upload.write(position, (data,))
+                    listed = known.get(entry.name)
+                    is_new = self._shared is None and (listed is None or not listed.size)
+                    self._upload.write(position, (data,), is_new=is_new)
         finally:
             source.close()
         if not fingerprint.size:
