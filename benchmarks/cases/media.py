@@ -37,7 +37,7 @@ def _media(bench: Bench) -> None:
     batches = [files[n : n + FILES_PER_BATCH] for n in range(0, count, FILES_PER_BATCH)]
     zips = [compressed(media_zip(batch)) for batch in batches]
     wanted = {name: hashlib.sha1(data).hexdigest() for name, data in files}
-    users = [f"ana{n}" for n in bench.turns(4)]
+    users = [f"ana{n}" for n in bench.turns(8)]
     with bench.running(users) as servers:
         for user in users:
             for server in servers:
