@@ -23,11 +23,7 @@ SMALLEST, LARGEST = 5_000, 60_000
 
 
 def _media(bench: Bench) -> None:
-    """Files of 5 to 60 kB that do not compress, as pictures and recordings are.
-
-    On an ext4 without a journal a new file costs either server several times as much for six
-    minutes after many were deleted: each inode freed in that time is looked at and passed over.
-    """
+    """Files of 5 to 60 kB that do not compress, as pictures and recordings are."""
     count = 200 if bench.quick else 2000
     rng = random.Random(3)
     files = [

@@ -13,7 +13,7 @@ Headers = list[tuple[bytes, bytes]]
 
 # An extension of our own server, for requests whose body is here as a whole.
 WHOLE = "cardkeep.whole"
-NO_EXTENSIONS: Mapping[str, Any] = {}
+_NO_EXTENSIONS: Mapping[str, Any] = {}
 
 
 class Whole(Protocol):
@@ -24,3 +24,9 @@ class Whole(Protocol):
 
     def answer(self, status: int, headers: Headers, body: bytes) -> bool:
         """Sends a whole answer; False if it must be sent with `send`, and nothing was sent."""
+
+
+def whole(scope: Scope) -> Whole | None:
+    """The extension, if the request has it."""
+    found: Whole | None = scope.get("extensions", _NO_EXTENSIONS).get(WHOLE)
+    return found

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cardkeep.errors import BadRequest, TooLarge
-from cardkeep.http.asgi import NO_EXTENSIONS, WHOLE, Message, Receive, Scope, Whole
+from cardkeep.http.asgi import Message, Receive, Scope, whole
 from cardkeep.http.errors import Gone
 from cardkeep.http.limits import Limit, Limits
 from cardkeep.http.spool import SpoolFile
@@ -56,8 +56,8 @@ class Incoming:
 
     def __init__(self, scope: Scope, receive: Receive, limits: Limits) -> None:
         self._receive = receive
-        whole: Whole | None = scope.get("extensions", NO_EXTENSIONS).get(WHOLE)
-        self._whole = whole.body() if whole is not None else None
+        at_once = whole(scope)
+        self._whole = at_once.body() if at_once is not None else None
         self._limits = limits
         self._limit = limits.packed_body
         self._begun = False
@@ -73,10 +73,7 @@ class Incoming:
         data = self._whole
         if data is None or len(data) > min(most, self._limit.size):
             return None
-        self._whole = None
-        self.size = len(data)
-        self.complete = True
-        return data
+        return self._take(data)
 
     async def piece(self) -> bytes:
         """The next bytes, possibly none; `complete` says whether they were the last.
@@ -122,10 +119,7 @@ class Incoming:
 
     async def _next(self) -> bytes:
         if self._whole is not None:
-            data, self._whole = self._whole, None
-            self.size = len(data)
-            self.complete = True
-            return data
+            return self._take(self._whole)
         if self._begun:
             message = await self._receive_in_time()
         else:
@@ -135,10 +129,16 @@ class Incoming:
             self._begun = True
         if message["type"] == "http.disconnect":
             raise Gone
-        data = bytes(message.get("body", b""))
+        data: bytes = message.get("body", b"")
         self.size += len(data)
         self.complete = not message.get("more_body", False)
         return data
+
+    def _take(self, whole: bytes) -> bytes:
+        self._whole = None
+        self.size = len(whole)
+        self.complete = True
+        return whole
 
     async def _receive_in_time(self) -> Message:
         seconds = self._limits.idle_seconds

@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Callable
 
 from cardkeep.errors import Unavailable
-from cardkeep.http.asgi import NO_EXTENSIONS, WHOLE, Headers, Message, Receive, Scope, Send, Whole
+from cardkeep.http.asgi import Headers, Message, Receive, Scope, Send, whole
 from cardkeep.http.errors import Gone
 from cardkeep.http.workers import Workers
 from cardkeep.messages import ByteSource
@@ -16,8 +16,8 @@ from cardkeep.wire import direct
 async def send_whole(scope: Scope, send: Send, status: int, headers: Headers, body: bytes) -> None:
     """An answer in one go; `headers` lacks the content length."""
     headers.append((b"content-length", b"%d" % len(body)))
-    whole: Whole | None = scope.get("extensions", NO_EXTENSIONS).get(WHOLE)
-    if whole is not None and whole.answer(status, headers, body):
+    at_once = whole(scope)
+    if at_once is not None and at_once.answer(status, headers, body):
         return
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

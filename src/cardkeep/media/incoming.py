@@ -171,7 +171,7 @@ class Upload:
         self._journal = -1
         self._unflushed: dict[int, int] = {}
         self._nameless: dict[int, int] = {}
-        self._can_be_nameless = _NAMELESS is not None
+        self._nameless_mode = _NAMELESS
         self._used = False
         self._is_new = False
         self.key = key
@@ -244,12 +244,12 @@ class Upload:
         self._close_unflushed()
 
     def _open_nameless(self, position: int) -> int | None:
-        if not self._can_be_nameless or _NAMELESS is None:
+        if self._nameless_mode is None:
             return None
         try:
-            descriptor = os.open(".", _NAMELESS, 0o666, dir_fd=self._folder.descriptor)
+            descriptor = os.open(".", self._nameless_mode, 0o666, dir_fd=self._folder.descriptor)
         except OSError:  # this file system has none, or it is a reason that `write` will tell
-            self._can_be_nameless = False
+            self._nameless_mode = None
             return None
         self._nameless[position] = descriptor
         return descriptor
@@ -298,25 +298,23 @@ class Upload:
                 _link_nameless(descriptor, name, media)
             except OSError:
                 # Mostly since there is something after all.
-                self._name(descriptor, position)
+                self._name(position)
                 _keep(name, media, self._replaced(position), incoming)
                 os.fsync(incoming)
             else:
                 return
         os.replace(self._aside(position), name, src_dir_fd=incoming, dst_dir_fd=media)
 
-    def _name(self, descriptor: int, position: int) -> None:
-        """Gives a nameless file its name aside, or a copy where that cannot be."""
-        aside, incoming = self._aside(position), self._incoming.descriptor()
+    def _name(self, position: int) -> None:
+        """Gives a nameless file its name aside, or writes it there anew where that cannot be."""
+        descriptor = self._nameless.pop(position)
         try:
-            _link_nameless(descriptor, aside, incoming)
+            _link_nameless(descriptor, self._aside(position), self._incoming.descriptor())
         except OSError:
-            target = os.open(aside, NEW_FILE, 0o666, dir_fd=incoming)
-            try:
-                write_all(target, os.pread(descriptor, os.fstat(descriptor).st_size, 0))
-                os.fsync(target)
-            finally:
-                os.close(target)
+            self.write(position, (os.pread(descriptor, os.fstat(descriptor).st_size, 0),))
+            self.flush()
+        finally:
+            os.close(descriptor)
 
     # --- state 5, and after a crash -----------------------------------------------------
 
